@@ -46,9 +46,9 @@ def exact_matmul(x, w):
 def int4_product(x, w, scale):
     """Dequantised product of int8 rows with an int4 weight, through the two nibbles of each row.
 
-    `scale` is (G, n): one float32 per block of k / G rows of the weight and per column. The high nibble (signed)
-    and the low nibble less 8 are multiplied apart, summed over the blocks in float32 and rounded to float16 once
-    each; the caller's bias carries 8 * sum(w * scale), which takes the -8 back.
+    `scale` is (G, n): one float32 per block of k / G rows of the weight and per column. The high nibble
+    (signed) and the low nibble less 8 are multiplied apart, summed over the blocks in float32 and rounded to
+    float16 once each; the caller's bias carries 8 * sum(w * scale), which takes the -8 back.
     """
     blocks = scale.shape[0]
     halves = []
@@ -80,7 +80,7 @@ def grouped_matmul_finalize_routing(
     group_list_type=1,
     tuning_config=None,
 ):
-    """Multiply each expert's rows by its weight, dequantise, and add each row into its output row (float64)."""
+    """Multiply each expert's rows by its weight, dequantise, and add each into its output row (float64)."""
     m, k = x.shape
     scale = np.asarray(scale)
     n = scale.shape[-1]
@@ -112,9 +112,10 @@ def grouped_matmul_finalize_routing(
 def grouped_matmul_swiglu_quant(
     x, weight, group_list, weight_scale, x_scale, *, bias=None, offset=None, group_list_type=0
 ):
-    """Multiply each expert's rows by its weight, dequantise, apply SwiGLU, and quantise each row to int8.
+    """Multiply each expert's rows by its weight, dequantise, apply SwiGLU, quantise each row to int8.
 
-    Returns the int8 codes, the float64 scales and the reserved zero offset. Rows past the last group are zero.
+    Returns the int8 codes, the float64 scales and the reserved zero offset. Rows past the last group are
+    zero.
     """
     m, k = x.shape
     weight_scale = np.asarray(weight_scale)
