@@ -96,9 +96,9 @@ def assert_same_bits(seen: Any, needed: Any) -> None:
     seen, needed = np.asarray(seen), np.asarray(needed)
     assert seen.dtype == needed.dtype, f"dtype {seen.dtype}, needed {needed.dtype}"
     assert seen.shape == needed.shape, f"shape {seen.shape}, needed {needed.shape}"
-    unequal = np.ascontiguousarray(seen).reshape(-1, 1).view(np.uint8) != np.ascontiguousarray(
-        needed
-    ).reshape(-1, 1).view(np.uint8)
+    unequal = np.ascontiguousarray(seen).reshape(-1, 1).view(np.uint8) != np.ascontiguousarray(needed).reshape(
+        -1, 1
+    ).view(np.uint8)
     places = np.flatnonzero(unequal.any(axis=1))
     assert places.size == 0, (
         f"{places.size} of {seen.size} elements differ, first at {places[0]}: "

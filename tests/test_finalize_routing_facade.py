@@ -67,9 +67,7 @@ def example(rng, dtype, mode=0, tokens=5, per_token=3, hidden=7, experts=4, skip
 @pytest.mark.parametrize("case", CASES)
 def test_worked_number(case, dtype):
     arguments, needed = CASES[case]
-    arguments = [
-        a.astype(dtype) if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a for a in arguments
-    ]
+    arguments = [a.astype(dtype) if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a for a in arguments]
     assert_same_bits(npu_moe_finalize_routing(*arguments), np.array(needed).astype(dtype))
 
 
@@ -95,14 +93,10 @@ def test_equals_sequential_float32(seed, dtype, mode, tokens, per_token, hidden,
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("mode", range(4))
 def test_near_oracle(dtype, mode):
-    arguments = example(
-        np.random.default_rng(mode), dtype, mode, tokens=40, per_token=257, hidden=65, experts=300
-    )
+    arguments = example(np.random.default_rng(mode), dtype, mode, tokens=40, per_token=257, hidden=65, experts=300)
     seen = npu_moe_finalize_routing(**arguments).astype(np.float64)
     exact = moe_finalize_routing(*arguments.values())
-    magnitudes = {
-        n: np.abs(a) if n != "expanded_src_to_dst_row" and a is not None else a for n, a in arguments.items()
-    }
+    magnitudes = {n: np.abs(a) if n != "expanded_src_to_dst_row" and a is not None else a for n, a in arguments.items()}
     # Each of the 2 + 3 * 257 operations rounds a partial result that is no larger than the sum of magnitudes.
     float32_error = (2 + 3 * 257) * np.finfo(np.float32).eps / 2 * moe_finalize_routing(*magnitudes.values())
     final = {2: 2.0**-11, 4: 0.0}[dtype.itemsize] if dtype != bfloat16 else 2.0**-8
@@ -114,9 +108,7 @@ def test_modes_differ_in_index_order_only():
     for mode in (0, 1):
         arguments = example(rng, np.dtype(np.float32), mode)
         column_major = npu_moe_finalize_routing(**arguments)
-        arguments["expanded_src_to_dst_row"] = (
-            arguments["expanded_src_to_dst_row"].reshape(3, 5).T.reshape(-1)
-        )
+        arguments["expanded_src_to_dst_row"] = arguments["expanded_src_to_dst_row"].reshape(3, 5).T.reshape(-1)
         arguments["drop_pad_mode"] = mode + 2
         assert_same_bits(npu_moe_finalize_routing(**arguments), column_major)
 
@@ -134,9 +126,7 @@ def test_bfloat16_rounds_once_to_nearest_even():
         rows = np.array(terms, np.float32).reshape(-1, 1).astype(bfloat16)
         scales = np.ones((1, len(terms)), bfloat16)
         return float(
-            npu_moe_finalize_routing(rows, None, None, None, scales, np.arange(len(terms), dtype=np.int32))[
-                0, 0
-            ]
+            npu_moe_finalize_routing(rows, None, None, None, scales, np.arange(len(terms), dtype=np.int32))[0, 0]
         )
 
     assert combine(1, 1 / 256, 1 / 256) == 1.0078125

@@ -61,9 +61,7 @@ def test_relabelled_experts(layer):
     bias = np.empty_like(layer["bias"])
     bias[label] = layer["bias"]
     expert = label[layer["export_for_source_row"]].astype(np.int32)
-    assert_same_bits(
-        npu_moe_finalize_routing(**(layer | {"bias": bias, "export_for_source_row": expert})), whole
-    )
+    assert_same_bits(npu_moe_finalize_routing(**(layer | {"bias": bias, "export_for_source_row": expert})), whole)
 
 
 def test_permuted_rows(layer):

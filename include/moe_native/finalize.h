@@ -51,8 +51,7 @@ MOE_API moe_status moe_finalize_routing_shapes(const moe_finalize_routing_args* 
 MOE_API moe_status moe_finalize_routing_check(const moe_finalize_routing_args* args);
 MOE_API moe_status moe_finalize_routing_plan(const moe_finalize_routing_args* args, moe_plan* plan);
 MOE_API moe_status moe_finalize_routing_run(const moe_finalize_routing_args* args, const moe_plan* plan,
-                                            void* workspace, uint64_t workspace_size,
-                                            const moe_run_options* options);
+                                            void* workspace, uint64_t workspace_size, const moe_run_options* options);
 
 #ifdef __cplusplus
 }

@@ -34,8 +34,7 @@ typedef enum moe_dtype {
 /* Storage formats; the numbers equal those of aclFormat. */
 typedef enum moe_format {
     MOE_FORMAT_ND = 2, /* plain, described by shape and stride */
-    MOE_FORMAT_NZ =
-        29 /* FRACTAL_NZ: tiles of 16 rows by c0 columns; described by storage_shape, contiguous */
+    MOE_FORMAT_NZ = 29 /* FRACTAL_NZ: tiles of 16 rows by c0 columns; described by storage_shape, contiguous */
 } moe_format;
 
 /* A tensor does not own its memory. `stride` is in bytes and may be zero, negative, or no multiple of the

@@ -54,14 +54,13 @@ Status find(const char* name, const char* argument, Isa* isa) {
     for (int i = 0; i < name_count; ++i) {
         if (std::strcmp(name, names[i]) != 0) continue;
         if (static_cast<Isa>(i) > detected())
-            return fail(MOE_ERROR_RUNTIME, Kind::runtime, argument,
-                        "this processor has no %s, its best is %s", name,
+            return fail(MOE_ERROR_RUNTIME, Kind::runtime, argument, "this processor has no %s, its best is %s", name,
                         names[static_cast<int>(detected())]);
         *isa = static_cast<Isa>(i);
         return MOE_OK;
     }
-    return fail(MOE_ERROR_RUNTIME, Kind::runtime, argument,
-                "unknown instruction set \"%s\", needed \"baseline\"%s", name,
+    return fail(MOE_ERROR_RUNTIME, Kind::runtime, argument, "unknown instruction set \"%s\", needed \"baseline\"%s",
+                name,
 #if defined(__x86_64__)
                 ", \"avx2\", \"avx512\", \"avx512vnni\" or \"avx512bf16\""
 #elif defined(__aarch64__)
@@ -78,8 +77,7 @@ std::atomic<int> limit{-1};
 Status from_environment(Isa* isa) {
     const char* name = std::getenv("MOE_NATIVE_ISA");
     *isa = detected();
-    return name == nullptr || name[0] == '\0' ? static_cast<Status>(MOE_OK)
-                                              : find(name, "MOE_NATIVE_ISA", isa);
+    return name == nullptr || name[0] == '\0' ? static_cast<Status>(MOE_OK) : find(name, "MOE_NATIVE_ISA", isa);
 }
 
 }  // namespace

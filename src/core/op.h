@@ -45,8 +45,8 @@ class RunContext {
     Status bad_data(const char* argument, int64_t index, int64_t value, const char* needed,
                     Status status = MOE_ERROR_INVALID) const {
         if (!skips_bad_data())
-            return fail(status, Kind::data, argument, "%lld at position %lld, needed %s",
-                        static_cast<long long>(value), static_cast<long long>(index), needed);
+            return fail(status, Kind::data, argument, "%lld at position %lld, needed %s", static_cast<long long>(value),
+                        static_cast<long long>(index), needed);
         if (options_.report != nullptr) {
             if (options_.report->count == 0) {
                 options_.report->argument = argument;
@@ -114,8 +114,7 @@ Status op_run(const typename Op::Args* args, const moe_plan* plan, void* memory,
     op.book(ledger);
     MOE_TRY(ledger.status());
     if (own.workspace_size != plan->workspace_size || own.piece_count != plan->piece_count)
-        return fail(MOE_ERROR_INVALID, Kind::runtime, "plan",
-                    "made for other arguments: %llu bytes, needed %llu",
+        return fail(MOE_ERROR_INVALID, Kind::runtime, "plan", "made for other arguments: %llu bytes, needed %llu",
                     static_cast<unsigned long long>(plan->workspace_size),
                     static_cast<unsigned long long>(own.workspace_size));
     if (own.workspace_size > 0 && memory == nullptr)
@@ -123,8 +122,7 @@ Status op_run(const typename Op::Args* args, const moe_plan* plan, void* memory,
                     static_cast<unsigned long long>(own.workspace_size));
     if (memory_size < own.workspace_size)
         return fail(MOE_ERROR_INVALID, Kind::runtime, "workspace", "%llu bytes, needed %llu",
-                    static_cast<unsigned long long>(memory_size),
-                    static_cast<unsigned long long>(own.workspace_size));
+                    static_cast<unsigned long long>(memory_size), static_cast<unsigned long long>(own.workspace_size));
     const Workspace workspace(own, memory);
     MOE_TRY(op.run(workspace, RunContext(options)));
     return workspace.verify();
@@ -132,17 +130,17 @@ Status op_run(const typename Op::Args* args, const moe_plan* plan, void* memory,
 
 }  // namespace moe
 
-#define MOE_DEFINE_OPERATOR(Op, c_name)                                                       \
-    moe_status c_name##_shapes(const c_name##_args* args, moe_tensor* outputs) {              \
-        return moe::op_shapes<Op>(args, outputs);                                             \
-    }                                                                                         \
-    moe_status c_name##_check(const c_name##_args* args) {                                    \
-        return moe::op_check<Op>(args);                                                       \
-    }                                                                                         \
-    moe_status c_name##_plan(const c_name##_args* args, moe_plan* plan) {                     \
-        return moe::op_plan<Op>(args, plan);                                                  \
-    }                                                                                         \
-    moe_status c_name##_run(const c_name##_args* args, const moe_plan* plan, void* workspace, \
-                            uint64_t workspace_size, const moe_run_options* options) {        \
-        return moe::op_run<Op>(args, plan, workspace, workspace_size, options);               \
+#define MOE_DEFINE_OPERATOR(Op, c_name)                                                                                \
+    moe_status c_name##_shapes(const c_name##_args* args, moe_tensor* outputs) {                                       \
+        return moe::op_shapes<Op>(args, outputs);                                                                      \
+    }                                                                                                                  \
+    moe_status c_name##_check(const c_name##_args* args) {                                                             \
+        return moe::op_check<Op>(args);                                                                                \
+    }                                                                                                                  \
+    moe_status c_name##_plan(const c_name##_args* args, moe_plan* plan) {                                              \
+        return moe::op_plan<Op>(args, plan);                                                                           \
+    }                                                                                                                  \
+    moe_status c_name##_run(const c_name##_args* args, const moe_plan* plan, void* workspace, uint64_t workspace_size, \
+                            const moe_run_options* options) {                                                          \
+        return moe::op_run<Op>(args, plan, workspace, workspace_size, options);                                        \
     }

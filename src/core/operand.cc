@@ -11,10 +11,8 @@ namespace {
 constexpr int64_t bytes_per_thread = 256 * 1024;
 
 template <class T>
-void copy_items(int64_t count, char* target, int64_t target_stride, const char* source,
-                int64_t source_stride) {
-    for (int64_t i = 0; i < count; ++i)
-        std::memcpy(target + i * target_stride, source + i * source_stride, sizeof(T));
+void copy_items(int64_t count, char* target, int64_t target_stride, const char* source, int64_t source_stride) {
+    for (int64_t i = 0; i < count; ++i) std::memcpy(target + i * target_stride, source + i * source_stride, sizeof(T));
 }
 
 void copy_line(int64_t count, int64_t item_size, char* target, int64_t target_stride, const char* source,
@@ -72,8 +70,7 @@ void Input::book(const Tensor* tensor, const char* name, Ledger& ledger) {
     if (tensor == nullptr) return;
     copied_ = !is_contiguous(*tensor);
     if (copied_)
-        copy_ =
-            ledger.book(name, static_cast<uint64_t>(contiguous_bytes(tensor->dtype, element_count(*tensor))));
+        copy_ = ledger.book(name, static_cast<uint64_t>(contiguous_bytes(tensor->dtype, element_count(*tensor))));
 }
 
 Status Input::load(const Workspace& workspace) {
@@ -84,8 +81,8 @@ Status Input::load(const Workspace& workspace) {
     int64_t stride[MOE_MAX_RANK];
     contiguous_strides(*tensor_, stride);
     char* copy = workspace.at<char>(copy_);
-    copy_strided(workspace.threads(), tensor_->rank, tensor_->shape, moe_dtype_size(tensor_->dtype), copy,
-                 stride, tensor_->data, tensor_->stride);
+    copy_strided(workspace.threads(), tensor_->rank, tensor_->shape, moe_dtype_size(tensor_->dtype), copy, stride,
+                 tensor_->data, tensor_->stride);
     data_ = copy;
     return MOE_OK;
 }
@@ -97,8 +94,7 @@ void Output::book(Tensor* tensor, const char* name, Ledger& ledger) {
     if (tensor == nullptr) return;
     copied_ = !is_contiguous(*tensor);
     if (copied_)
-        copy_ =
-            ledger.book(name, static_cast<uint64_t>(contiguous_bytes(tensor->dtype, element_count(*tensor))));
+        copy_ = ledger.book(name, static_cast<uint64_t>(contiguous_bytes(tensor->dtype, element_count(*tensor))));
 }
 
 Status Output::load(const Workspace& workspace) {
@@ -109,8 +105,8 @@ Status Output::load(const Workspace& workspace) {
     int64_t stride[MOE_MAX_RANK];
     contiguous_strides(*tensor_, stride);
     data_ = workspace.at<char>(copy_);
-    copy_strided(threads_, tensor_->rank, tensor_->shape, moe_dtype_size(tensor_->dtype), data_, stride,
-                 tensor_->data, tensor_->stride);
+    copy_strided(threads_, tensor_->rank, tensor_->shape, moe_dtype_size(tensor_->dtype), data_, stride, tensor_->data,
+                 tensor_->stride);
     return MOE_OK;
 }
 

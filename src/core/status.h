@@ -18,8 +18,7 @@ enum class Kind {
 
 // Records an error of the calling thread and returns `status`. The message should say what was seen and what
 // is needed; the argument's name is put in front of it. Strings other than the message must be literals.
-[[gnu::format(printf, 4, 5)]] Status fail(Status status, Kind kind, const char* argument, const char* format,
-                                          ...);
+[[gnu::format(printf, 4, 5)]] Status fail(Status status, Kind kind, const char* argument, const char* format, ...);
 
 // Names the operator for the errors of this thread while it lives.
 class OpScope {

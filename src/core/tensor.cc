@@ -28,32 +28,29 @@ void append_shape(char* text, size_t capacity, size_t* used, int32_t rank, const
 
 Status well_formed(const Tensor& tensor, const char* name) {
     if (tensor.format != MOE_FORMAT_ND && tensor.format != MOE_FORMAT_NZ)
-        return fail(MOE_ERROR_INVALID, Kind::value, name,
-                    "storage format %d, needed 2 (ND) or 29 (FRACTAL_NZ)", static_cast<int>(tensor.format));
+        return fail(MOE_ERROR_INVALID, Kind::value, name, "storage format %d, needed 2 (ND) or 29 (FRACTAL_NZ)",
+                    static_cast<int>(tensor.format));
     if (tensor.dtype != MOE_INT4 && moe_dtype_size(tensor.dtype) == 0)
         return fail(MOE_ERROR_INVALID, Kind::dtype, name, "dtype %d is not one of this library",
                     static_cast<int>(tensor.dtype));
     const auto dimensions = [&](int32_t rank, const int64_t* shape, const char* what) {
         if (rank < 0 || rank > MOE_MAX_RANK)
-            return fail(MOE_ERROR_INVALID, Kind::shape, name, "%s of %d dimensions, needed 0 to %d", what,
-                        rank, MOE_MAX_RANK);
+            return fail(MOE_ERROR_INVALID, Kind::shape, name, "%s of %d dimensions, needed 0 to %d", what, rank,
+                        MOE_MAX_RANK);
         // Even a tensor with a zero dimension must not overflow: callers multiply dimensions selectively.
         int64_t bytes = std::max<int64_t>(1, moe_dtype_size(tensor.dtype));
         for (int32_t d = 0; d < rank; ++d) {
             if (shape[d] < 0)
-                return fail(MOE_ERROR_INVALID, Kind::shape, name,
-                            "dimension %d of the %s is %lld, needed >= 0", d, what,
-                            static_cast<long long>(shape[d]));
-            if (__builtin_mul_overflow(bytes, std::max<int64_t>(1, shape[d]), &bytes) ||
-                bytes > INT64_MAX / 64)
+                return fail(MOE_ERROR_INVALID, Kind::shape, name, "dimension %d of the %s is %lld, needed >= 0", d,
+                            what, static_cast<long long>(shape[d]));
+            if (__builtin_mul_overflow(bytes, std::max<int64_t>(1, shape[d]), &bytes) || bytes > INT64_MAX / 64)
                 return fail(MOE_ERROR_INVALID, Kind::shape, name, "%s %s is too large for 64-bit sizes", what,
                             describe_shape(rank, shape).text);
         }
         return static_cast<Status>(MOE_OK);
     };
     MOE_TRY(dimensions(tensor.rank, tensor.shape, "shape"));
-    if (tensor.format == MOE_FORMAT_NZ)
-        MOE_TRY(dimensions(tensor.storage_rank, tensor.storage_shape, "storage shape"));
+    if (tensor.format == MOE_FORMAT_NZ) MOE_TRY(dimensions(tensor.storage_rank, tensor.storage_shape, "storage shape"));
     return MOE_OK;
 }
 
@@ -135,12 +132,11 @@ Status rank_is(const Tensor& tensor, const char* name, int32_t rank, Status stat
                 describe_shape(tensor.rank, tensor.shape).text, rank, rank == 1 ? "" : "s");
 }
 
-Status shape_is(const Tensor& tensor, const char* name, std::initializer_list<int64_t> needed,
-                const char* layout, Status status) {
+Status shape_is(const Tensor& tensor, const char* name, std::initializer_list<int64_t> needed, const char* layout,
+                Status status) {
     const auto fits = [](int64_t have, int64_t need) { return need == -1 || have == need; };
     if (tensor.rank == static_cast<int32_t>(needed.size()) &&
-        std::equal(needed.begin(), needed.end(), tensor.shape,
-                   [&](int64_t n, int64_t h) { return fits(h, n); }))
+        std::equal(needed.begin(), needed.end(), tensor.shape, [&](int64_t n, int64_t h) { return fits(h, n); }))
         return MOE_OK;
     char list[160] = "(";
     size_t used = 1;
@@ -153,8 +149,8 @@ Status shape_is(const Tensor& tensor, const char* name, std::initializer_list<in
             append(list, sizeof list, &used, "%lld%s", static_cast<long long>(n), separator);
     }
     append(list, sizeof list, &used, ")");
-    return fail(status, Kind::shape, name, "shape %s, needed %s = %s",
-                describe_shape(tensor.rank, tensor.shape).text, layout, list);
+    return fail(status, Kind::shape, name, "shape %s, needed %s = %s", describe_shape(tensor.rank, tensor.shape).text,
+                layout, list);
 }
 
 }  // namespace moe

@@ -52,7 +52,7 @@ Status rank_is(const Tensor& tensor, const char* name, int32_t rank, Status stat
 
 // A dimension of `needed` of -1 accepts anything. `layout` says what the shape means, e.g. "(tokens,
 // hidden)".
-Status shape_is(const Tensor& tensor, const char* name, std::initializer_list<int64_t> needed,
-                const char* layout, Status status);
+Status shape_is(const Tensor& tensor, const char* name, std::initializer_list<int64_t> needed, const char* layout,
+                Status status);
 
 }  // namespace moe

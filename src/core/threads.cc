@@ -43,8 +43,7 @@ int team_size(int limit) {
 
 moe_status moe_set_num_threads(int32_t threads) {
     if (threads < 0)
-        return moe::fail(MOE_ERROR_INVALID, moe::Kind::value, "threads", "%d, needed >= 0 (0 follows OpenMP)",
-                         threads);
+        return moe::fail(MOE_ERROR_INVALID, moe::Kind::value, "threads", "%d, needed >= 0 (0 follows OpenMP)", threads);
     moe::requested_threads.store(threads, std::memory_order_relaxed);
     return MOE_OK;
 }

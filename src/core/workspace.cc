@@ -29,14 +29,13 @@ Piece Ledger::book(const char* name, uint64_t bytes) {
     if (bytes == 0 || status_ != MOE_OK) return {};
     const uint64_t used = used_bytes(*plan_);
     if (bytes > largest_workspace || used > largest_workspace) {
-        status_ = fail(MOE_ERROR_INVALID, Kind::shape, "",
-                       "scratch for %s needs %llu bytes, more than can be addressed", name,
-                       static_cast<unsigned long long>(bytes));
+        status_ =
+            fail(MOE_ERROR_INVALID, Kind::shape, "", "scratch for %s needs %llu bytes, more than can be addressed",
+                 name, static_cast<unsigned long long>(bytes));
         return {};
     }
     if (plan_->piece_count == MOE_PLAN_MAX_PIECES) {
-        status_ =
-            fail(MOE_ERROR_INNER, Kind::runtime, "", "more than %d pieces of scratch", MOE_PLAN_MAX_PIECES);
+        status_ = fail(MOE_ERROR_INNER, Kind::runtime, "", "more than %d pieces of scratch", MOE_PLAN_MAX_PIECES);
         return {};
     }
     const Piece piece{used + guard, bytes};

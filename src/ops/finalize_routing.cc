@@ -102,11 +102,9 @@ class FinalizeRouting {
             return fail(MOE_ERROR_TILING, Kind::value, "drop_pad_mode", "%lld, needed 0 to %lld",
                         static_cast<long long>(args_.drop_pad_mode), static_cast<long long>(last_mode));
         if (args_.k < 1)
-            return fail(MOE_ERROR_TILING, Kind::value, "k", "%lld, needed >= 1",
-                        static_cast<long long>(args_.k));
+            return fail(MOE_ERROR_TILING, Kind::value, "k", "%lld, needed >= 1", static_cast<long long>(args_.k));
         if (args_.skip2 != nullptr && args_.skip1 == nullptr)
-            return fail(MOE_ERROR_TILING, Kind::value, "skip2",
-                        "given without skip1, needed both, skip1 or neither");
+            return fail(MOE_ERROR_TILING, Kind::value, "skip2", "given without skip1, needed both, skip1 or neither");
         if (args_.bias != nullptr && args_.export_for_source_row == nullptr)
             return fail(MOE_ERROR_TILING, Kind::value, "export_for_source_row", "missing, needed with bias");
         return MOE_OK;
@@ -126,11 +124,10 @@ class FinalizeRouting {
         }
         const int64_t indices = args_.expanded_src_to_dst_row->shape[0];
         if (element_count(rows) == 0)
-            return fail(MOE_ERROR_TILING, Kind::shape, "expanded_permuted_rows",
-                        "shape %s, needed no empty dimension", describe_shape(rows.rank, rows.shape).text);
+            return fail(MOE_ERROR_TILING, Kind::shape, "expanded_permuted_rows", "shape %s, needed no empty dimension",
+                        describe_shape(rows.rank, rows.shape).text);
         if (experts_per_token_ == 0)
-            return fail(MOE_ERROR_TILING, Kind::shape, "scales",
-                        "shape %s, needed at least one expert per token",
+            return fail(MOE_ERROR_TILING, Kind::shape, "scales", "shape %s, needed at least one expert per token",
                         describe_shape(2, args_.scales->shape).text);
         if (indices == 0 || indices % experts_per_token_ != 0)
             return fail(MOE_ERROR_TILING, Kind::shape, "expanded_src_to_dst_row",
@@ -145,17 +142,15 @@ class FinalizeRouting {
                         static_cast<long long>(row_count_), static_cast<long long>(indices),
                         static_cast<long long>(args_.drop_pad_mode));
         if (args_.scales != nullptr)
-            MOE_TRY(shape_is(*args_.scales, "scales", {tokens_, experts_per_token_},
-                             "(tokens, experts per token)", MOE_ERROR_TILING));
+            MOE_TRY(shape_is(*args_.scales, "scales", {tokens_, experts_per_token_}, "(tokens, experts per token)",
+                             MOE_ERROR_TILING));
         if (args_.skip1 != nullptr)
-            MOE_TRY(
-                shape_is(*args_.skip1, "skip1", {tokens_, hidden_}, "(tokens, hidden)", MOE_ERROR_TILING));
+            MOE_TRY(shape_is(*args_.skip1, "skip1", {tokens_, hidden_}, "(tokens, hidden)", MOE_ERROR_TILING));
         if (args_.skip2 != nullptr)
-            MOE_TRY(
-                shape_is(*args_.skip2, "skip2", {tokens_, hidden_}, "(tokens, hidden)", MOE_ERROR_TILING));
+            MOE_TRY(shape_is(*args_.skip2, "skip2", {tokens_, hidden_}, "(tokens, hidden)", MOE_ERROR_TILING));
         if (args_.export_for_source_row != nullptr)
-            MOE_TRY(shape_is(*args_.export_for_source_row, "export_for_source_row",
-                             {tokens_, experts_per_token_}, "(tokens, experts per token)", MOE_ERROR_TILING));
+            MOE_TRY(shape_is(*args_.export_for_source_row, "export_for_source_row", {tokens_, experts_per_token_},
+                             "(tokens, experts per token)", MOE_ERROR_TILING));
         return args_.bias == nullptr ? static_cast<Status>(MOE_OK) : check_bias_shape();
     }
 
@@ -164,9 +159,8 @@ class FinalizeRouting {
         MOE_TRY(shape_is(*args_.bias, "bias", {experts, hidden_}, "(experts, hidden)", MOE_ERROR_TILING));
         experts_ = args_.bias->shape[0];
         if (experts_ < experts_per_token_)
-            return fail(MOE_ERROR_TILING, Kind::shape, "bias",
-                        "%lld experts, needed at least the %lld per token", static_cast<long long>(experts_),
-                        static_cast<long long>(experts_per_token_));
+            return fail(MOE_ERROR_TILING, Kind::shape, "bias", "%lld experts, needed at least the %lld per token",
+                        static_cast<long long>(experts_), static_cast<long long>(experts_per_token_));
         return MOE_OK;
     }
 
@@ -221,8 +215,7 @@ class FinalizeRouting {
                 else
                     kernels.add(sum, row, n);
             }
-            narrow_row(kernels, dtype, sum,
-                       out_.data<char>() + (token * hidden_ + column) * moe_dtype_size(dtype), n);
+            narrow_row(kernels, dtype, sum, out_.data<char>() + (token * hidden_ + column) * moe_dtype_size(dtype), n);
         }
     }
 
@@ -233,8 +226,8 @@ class FinalizeRouting {
     float scale_of(const RowKernels& kernels, int64_t token, int64_t k) const {
         const Dtype dtype = args_.scales->dtype;
         float scale;
-        widen_row(kernels, dtype,
-                  scales_.data<char>() + (token * experts_per_token_ + k) * moe_dtype_size(dtype), &scale, 1);
+        widen_row(kernels, dtype, scales_.data<char>() + (token * experts_per_token_ + k) * moe_dtype_size(dtype),
+                  &scale, 1);
         return scale;
     }
 

@@ -19,13 +19,11 @@ moe_tensor tensor(std::vector<T>& values, moe_dtype dtype, std::initializer_list
 
 // Plan and run with a workspace that is poisoned, misaligned on purpose, and exactly as large as planned.
 template <class Args, class Plan, class Run>
-moe_status plan_and_run(const Args& args, Plan plan_it, Run run_it,
-                        const moe_run_options* options = nullptr) {
+moe_status plan_and_run(const Args& args, Plan plan_it, Run run_it, const moe_run_options* options = nullptr) {
     moe_plan plan;
     if (const moe_status status = plan_it(&args, &plan)) return status;
     std::vector<unsigned char> memory(plan.workspace_size + 1, 0xC3);
-    return run_it(&args, &plan, plan.workspace_size > 0 ? memory.data() + 1 : nullptr, plan.workspace_size,
-                  options);
+    return run_it(&args, &plan, plan.workspace_size > 0 ? memory.data() + 1 : nullptr, plan.workspace_size, options);
 }
 
 inline std::string last_message() {

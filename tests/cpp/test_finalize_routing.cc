@@ -27,8 +27,7 @@ struct Layer {
     moe_tensor t_index = tensor(index, MOE_INT32, {4});
     moe_tensor t_expert = tensor(expert, MOE_INT32, {2, 2});
     moe_tensor t_out = tensor(out, MOE_FLOAT32, {2, 3});
-    moe_finalize_routing_args args{&t_rows,  &t_skip1,  &t_skip2, &t_bias, &t_scales,
-                                   &t_index, &t_expert, 2,        1,       &t_out};
+    moe_finalize_routing_args args{&t_rows, &t_skip1, &t_skip2, &t_bias, &t_scales, &t_index, &t_expert, 2, 1, &t_out};
 
     moe_status check() { return moe_finalize_routing_check(&args); }
     moe_status run(const moe_run_options* options = nullptr) {
@@ -58,8 +57,8 @@ TEST_CASE("shapes need no output") {
 
 TEST_CASE("null pointers") {
     CHECK(moe_finalize_routing_check(nullptr) == MOE_ERROR_NULL);
-    for (const auto member : {&moe_finalize_routing_args::expanded_permuted_rows,
-                              &moe_finalize_routing_args::expanded_src_to_dst_row}) {
+    for (const auto member :
+         {&moe_finalize_routing_args::expanded_permuted_rows, &moe_finalize_routing_args::expanded_src_to_dst_row}) {
         Layer layer;
         layer.args.*member = nullptr;
         CHECK(layer.check() == MOE_ERROR_NULL);
@@ -112,8 +111,7 @@ TEST_CASE("workspace") {
     CHECK(plan.workspace_size > 0);
     CHECK(plan.piece_count == 1);
     CHECK(std::string(plan.pieces[0].name) == "expanded_permuted_rows");
-    CHECK(moe_finalize_routing_run(&layer.args, &plan, nullptr, plan.workspace_size, nullptr) ==
-          MOE_ERROR_NULL);
+    CHECK(moe_finalize_routing_run(&layer.args, &plan, nullptr, plan.workspace_size, nullptr) == MOE_ERROR_NULL);
     std::vector<char> memory(plan.workspace_size);
     CHECK(moe_finalize_routing_run(&layer.args, &plan, memory.data(), plan.workspace_size - 1, nullptr) ==
           MOE_ERROR_INVALID);
@@ -121,8 +119,7 @@ TEST_CASE("workspace") {
           MOE_ERROR_NULL);
     CHECK(layer.out == std::vector<float>(6, -7.0f));
     layer.index = {0, 2, 3, 1};
-    CHECK(moe_finalize_routing_run(&layer.args, &plan, memory.data(), plan.workspace_size, nullptr) ==
-          MOE_OK);
+    CHECK(moe_finalize_routing_run(&layer.args, &plan, memory.data(), plan.workspace_size, nullptr) == MOE_OK);
     CHECK(layer.out == layer.needed);
     Layer other;
     CHECK(moe_finalize_routing_run(&other.args, &plan, memory.data(), plan.workspace_size, nullptr) ==
@@ -144,8 +141,7 @@ TEST_CASE("bad indices are rejected before anything is written, or skipped and r
     layer.index = {3, 4, -1, 2};
     CHECK(layer.run() == MOE_ERROR_INVALID);
     CHECK(moe_last_error()->kind == MOE_KIND_DATA);
-    CHECK(last_message() ==
-          "expanded_src_to_dst_row: 4 at position 1, needed a row of expanded_permuted_rows");
+    CHECK(last_message() == "expanded_src_to_dst_row: 4 at position 1, needed a row of expanded_permuted_rows");
     CHECK(layer.out == std::vector<float>(6, -7.0f));
 
     moe_data_report report;

@@ -21,12 +21,10 @@ constexpr int64_t sizes[] = {0, 1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 
 std::vector<float> values(int64_t n, unsigned seed) {
     std::mt19937 engine(seed);
     std::normal_distribution<float> normal(0.0f, 4.0f);
-    const float special[] = {0.0f,     -0.0f,    INFINITY, -INFINITY, NAN,    1e-40f,
-                             -1e-45f,  65519.0f, 65520.0f, 1e38f,     -1e38f, 6e-8f,
-                             2.98e-8f, 2.99e-8f, 6.1e-5f,  0.5f,      1.5f,   127.5f};
+    const float special[] = {0.0f,  -0.0f,  INFINITY, -INFINITY, NAN,      1e-40f,  -1e-45f, 65519.0f, 65520.0f,
+                             1e38f, -1e38f, 6e-8f,    2.98e-8f,  2.99e-8f, 6.1e-5f, 0.5f,    1.5f,     127.5f};
     std::vector<float> out(static_cast<size_t>(n));
-    for (float& value : out)
-        value = engine() % 5 == 0 ? special[engine() % std::size(special)] : normal(engine);
+    for (float& value : out) value = engine() % 5 == 0 ? special[engine() % std::size(special)] : normal(engine);
     return out;
 }
 
@@ -49,8 +47,7 @@ double half_value(uint16_t bits) {
     const int exponent = (bits >> 10) & 31;
     const int fraction = bits & 1023;
     const double sign = bits & 0x8000 ? -1.0 : 1.0;
-    return exponent == 0 ? sign * std::ldexp(fraction, -24)
-                         : sign * std::ldexp(1024 + fraction, exponent - 25);
+    return exponent == 0 ? sign * std::ldexp(fraction, -24) : sign * std::ldexp(1024 + fraction, exponent - 25);
 }
 
 // Distance in units in the last place of the result.
@@ -110,8 +107,7 @@ TEST_CASE("bfloat16 rounds to nearest even") {
 
 TEST_CASE("exp is within one unit in the last place") {
     double worst = 0.0;
-    for (float x = -104.5f; x < 88.7f; x += 0.000817f)
-        worst = std::max(worst, ulps(exp_f32(x), std::exp(double(x))));
+    for (float x = -104.5f; x < 88.7f; x += 0.000817f) worst = std::max(worst, ulps(exp_f32(x), std::exp(double(x))));
     CHECK(worst < 1.0);
     CHECK(exp_f32(0.0f) == 1.0f);
     CHECK(exp_f32(-0.0f) == 1.0f);
@@ -124,8 +120,7 @@ TEST_CASE("exp is within one unit in the last place") {
 
 TEST_CASE("erf is within three units in the last place") {
     double worst = 0.0;
-    for (float x = -5.0f; x < 5.0f; x += 0.0000917f)
-        worst = std::max(worst, ulps(erf_f32(x), std::erf(double(x))));
+    for (float x = -5.0f; x < 5.0f; x += 0.0000917f) worst = std::max(worst, ulps(erf_f32(x), std::erf(double(x))));
     CHECK(worst < 3.0);
     CHECK(erf_f32(INFINITY) == 1.0f);
     CHECK(erf_f32(-INFINITY) == -1.0f);
@@ -133,17 +128,14 @@ TEST_CASE("erf is within three units in the last place") {
 }
 
 TEST_CASE("activations match their formulas") {
-    const auto near = [](float seen, double exact) {
-        return std::abs(seen - exact) <= 4e-7 * (1.0 + std::abs(exact));
-    };
+    const auto near = [](float seen, double exact) { return std::abs(seen - exact) <= 4e-7 * (1.0 + std::abs(exact)); };
     for (float x = -30.0f; x < 30.0f; x += 0.00317f) {
         const double v = x;
         REQUIRE(near(silu_f32(x), v / (1 + std::exp(-v))));
         REQUIRE(near(sigmoid_f32(x), 1 / (1 + std::exp(-v))));
         REQUIRE(near(fastgelu_f32(x), v / (1 + std::exp(-1.702 * v))));
         REQUIRE(near(gelu_erf_f32(x), 0.5 * v * (1 + std::erf(v / std::sqrt(2.0)))));
-        REQUIRE(near(gelu_tanh_f32(x),
-                     0.5 * v * (1 + std::tanh(std::sqrt(2 / M_PI) * (v + 0.044715 * v * v * v)))));
+        REQUIRE(near(gelu_tanh_f32(x), 0.5 * v * (1 + std::tanh(std::sqrt(2 / M_PI) * (v + 0.044715 * v * v * v)))));
     }
     CHECK(silu_f32(-200.0f) == 0.0f);
     CHECK(std::signbit(silu_f32(-200.0f)));
@@ -151,8 +143,7 @@ TEST_CASE("activations match their formulas") {
 }
 
 TEST_CASE("quantisation rounds half to even and saturates") {
-    const float source[] = {0.5f,   1.5f,  2.5f,   -0.5f,    -2.5f,     126.5f,
-                            127.5f, 1e30f, -1e30f, INFINITY, -INFINITY, NAN};
+    const float source[] = {0.5f, 1.5f, 2.5f, -0.5f, -2.5f, 126.5f, 127.5f, 1e30f, -1e30f, INFINITY, -INFINITY, NAN};
     const int8_t needed[] = {0, 2, 2, 0, -2, 126, 127, 127, -128, 127, -128, 0};
     for_each_table([&](const RowKernels& kernels) {
         int8_t codes[std::size(source)];
@@ -202,8 +193,7 @@ TEST_CASE("every instruction set gives the same bits") {
                 (first.*combine)(needed.data(), b.data(), n);
                 (kernels.*combine)(seen.data(), b.data(), n);
                 for (size_t i = 0; i < size; ++i)  // which of two NaNs survives is the processor's choice
-                    CHECK((std::isnan(needed[i]) ? std::isnan(seen[i])
-                                                 : bits_of(seen[i]) == bits_of(needed[i])));
+                    CHECK((std::isnan(needed[i]) ? std::isnan(seen[i]) : bits_of(seen[i]) == bits_of(needed[i])));
             }
             needed = seen = a;
             first.add_scaled(needed.data(), b.data(), 0.3f, n);
@@ -215,8 +205,7 @@ TEST_CASE("every instruction set gives the same bits") {
             kernels.scale(seen.data(), 0.3f, n);
             CHECK(same_bits(seen, needed));
 
-            CHECK(bits_of(kernels.largest_magnitude(a.data(), n)) ==
-                  bits_of(first.largest_magnitude(a.data(), n)));
+            CHECK(bits_of(kernels.largest_magnitude(a.data(), n)) == bits_of(first.largest_magnitude(a.data(), n)));
             std::vector<int8_t> codes(size), codes_needed(size);
             first.quantise(a.data(), 0.07f, codes_needed.data(), n);
             kernels.quantise(a.data(), 0.07f, codes.data(), n);
@@ -225,15 +214,13 @@ TEST_CASE("every instruction set gives the same bits") {
             kernels.quantise_static(a.data(), 3.7f, -0.4f, codes.data(), n);
             CHECK(same_bits(codes, codes_needed));
 
-            for (const auto map :
-                 {&RowKernels::exp, &RowKernels::sigmoid, &RowKernels::silu, &RowKernels::fastgelu,
-                  &RowKernels::gelu_erf, &RowKernels::gelu_tanh, &RowKernels::relu}) {
+            for (const auto map : {&RowKernels::exp, &RowKernels::sigmoid, &RowKernels::silu, &RowKernels::fastgelu,
+                                   &RowKernels::gelu_erf, &RowKernels::gelu_tanh, &RowKernels::relu}) {
                 needed = seen = a;
                 (first.*map)(needed.data(), n);
                 (kernels.*map)(seen.data(), n);
                 for (size_t i = 0; i < size; ++i)
-                    CHECK((std::isnan(needed[i]) ? std::isnan(seen[i])
-                                                 : bits_of(seen[i]) == bits_of(needed[i])));
+                    CHECK((std::isnan(needed[i]) ? std::isnan(seen[i]) : bits_of(seen[i]) == bits_of(needed[i])));
             }
         }
     });
