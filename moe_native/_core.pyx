@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, embedsignature=False, freethreading_compatible=False
+# cython: language_level=3, boundscheck=False, wraparound=False
 """The layer between NumPy and the C core: arguments in, outputs allocated, status codes to exceptions.
 
 One file per operator family in ``_cython/``, included at the end.

@@ -16,7 +16,8 @@ cnp.import_array()
 cdef int bfloat16_type_number = np.dtype(ml_dtypes.bfloat16).num
 
 ctypedef moe_status (*plan_function)(const void*, moe_plan*) noexcept nogil
-ctypedef moe_status (*run_function)(const void*, const moe_plan*, void*, uint64_t, const moe_run_options*) noexcept nogil
+ctypedef moe_status (*run_function)(
+    const void*, const moe_plan*, void*, uint64_t, const moe_run_options*) noexcept nogil
 
 
 cdef moe_dtype dtype_of(cnp.ndarray array):
