@@ -11,7 +11,8 @@ X = [[1, -2, 3, 0.5], [127, 0.5, 1.5, -2.5], [0, 0, 0, 0], [-4, 2, 1, 8]]
 
 def check(result, codes, scales):
     q, scale = result
-    assert q.dtype == np.int8 and scale.dtype == np.float32
+    assert q.dtype == np.int8
+    assert scale.dtype == np.float32
     np.testing.assert_array_equal(q, np.array(codes, np.int8))
     # the worked scales are printed to nine digits, which identify a float32
     np.testing.assert_array_equal(scale, np.array(scales, np.float32))
@@ -59,15 +60,14 @@ def test_rows_that_have_no_scale():
     x = np.array([[0, -0.0], [1, inf], [-inf, 1], [nan, 1], [inf, nan], [1, 2]], np.float32)
     q, scale = oracle.dynamic_quant(x)
     np.testing.assert_array_equal(scale[:5], np.float32([0, inf, inf, nan, nan]))
-    assert not q[:5].any() and q[5, 1] == 127
+    assert not q[:5].any()
+    assert q[5, 1] == 127
 
 
 def test_subnormal_scale():
     """Below 127 times the smallest normal number the quotient can pass 127; below its half the scale is 0."""
     tiny = np.finfo(np.float32).smallest_subnormal
-    q, scale = oracle.dynamic_quant(
-        np.array([[63, -1], [64, -1], [190, -190], [-190, 190]], np.float32) * tiny
-    )
+    q, scale = oracle.dynamic_quant(np.array([[63, -1], [64, -1], [190, -190], [-190, 190]], np.float32) * tiny)
     np.testing.assert_array_equal(scale, np.float32([0, 1, 1, 1]) * tiny)
     np.testing.assert_array_equal(q, [[0, 0], [64, -1], [127, -128], [-128, 127]])
 
@@ -81,7 +81,8 @@ def test_shape_and_empty_groups():
     x = np.random.default_rng(1).normal(size=(2, 3, 5)).astype(np.float32)
     smooth = np.random.default_rng(2).normal(size=(4, 5)).astype(np.float32)
     q, scale = oracle.dynamic_quant(x, smooth_scales=smooth, group_index=np.array([0, 2, 2, 6]))
-    assert q.shape == x.shape and scale.shape == (2, 3)
+    assert q.shape == x.shape
+    assert scale.shape == (2, 3)
     rows = x.reshape(6, 5)
     for r in range(6):
         alone = oracle.dynamic_quant(rows[r : r + 1], smooth_scales=smooth[1 if r < 2 else 3])
@@ -93,4 +94,6 @@ def test_shape_and_empty_groups():
 @pytest.mark.parametrize("shape", [(0, 4), (3, 0), (2, 0, 7)])
 def test_empty(shape):
     q, scale = oracle.dynamic_quant(np.zeros(shape, np.float16))
-    assert q.shape == shape and not scale.any() and scale.shape == shape[:-1]
+    assert q.shape == shape
+    assert not scale.any()
+    assert scale.shape == shape[:-1]

@@ -30,7 +30,8 @@ def test_worked_storage():
     storage = oracle.format_cast(worked_weight(), 29)
     assert storage.shape == (2, 2, 2, 16, 32)
     assert storage.size == 4096
-    assert storage.dtype == np.int8 and storage.flags.c_contiguous
+    assert storage.dtype == np.int8
+    assert storage.flags.c_contiguous
     padding = np.ones_like(storage, bool)
     for index in np.ndindex(2, 20, 40):
         padding[oracle.locate((2, 20, 40), 32, index)[1]] = False
@@ -38,7 +39,7 @@ def test_worked_storage():
     assert not storage[padding].any()
 
 
-@pytest.mark.parametrize("logical, stored, flat, value", WORKED)
+@pytest.mark.parametrize(("logical", "stored", "flat", "value"), WORKED)
 def test_worked_positions(logical, stored, flat, value):
     w = worked_weight()
     storage = oracle.format_cast(w, 29)
@@ -47,7 +48,7 @@ def test_worked_positions(logical, stored, flat, value):
 
 
 @pytest.mark.parametrize(
-    "shape, c0, stored",
+    ("shape", "c0", "stored"),
     [
         ((8, 2048, 7168), 32, (8, 224, 128, 16, 32)),
         ((1, 20, 40), 16, (1, 3, 2, 16, 16)),
@@ -68,7 +69,7 @@ def test_worked_bytes_of_a_real_weight():
 
 
 @pytest.mark.parametrize(
-    "dtype, c0",
+    ("dtype", "c0"),
     [
         (np.int8, 32),
         (np.uint8, 32),
@@ -92,8 +93,7 @@ def test_element_by_element_and_back(k, n, c0):
         storage = oracle.format_cast(w, 29, c0=c0)
         assert storage.ndim == w.ndim + 2
         corners = [
-            range(s) if s < 4 else sorted({0, s - 1, *(c for c in (15, 16, c0 - 1, c0) if c < s)})
-            for s in w.shape
+            range(s) if s < 4 else sorted({0, s - 1, *(c for c in (15, 16, c0 - 1, c0) if c < s)}) for s in w.shape
         ]
         for index in itertools.product(*corners):
             flat, stored = oracle.locate(w.shape, c0, index)

@@ -25,7 +25,7 @@ def test_worked_first_dim():
 
 
 @pytest.mark.parametrize(
-    "dtype, expected",
+    ("dtype", "expected"),
     [
         (ml_dtypes.bfloat16, [[2.1875, -0.119140625], [-0.0, 7.84375]]),
         (np.float16, [[2.193359375, -0.11920166], [-0.0, 7.85546875]]),
