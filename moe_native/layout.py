@@ -10,18 +10,18 @@ import numpy.typing as npt
 from moe_native import _core
 from moe_native.types import Array, ArrayLike
 
-_ND = 2
-_NZ = 29
+_ND: Literal[2] = 2
+_NZ: Literal[29] = 29
 
 # aclDataType numbers of the types that can fix the width of a tile.
-_ACL_DTYPES: dict[int, npt.DTypeLike] = {
-    0: np.float32,
-    1: np.float16,
-    2: np.int8,
-    3: np.int32,
-    4: np.uint8,
-    8: np.uint32,
-    27: ml_dtypes.bfloat16,
+_ACL_DTYPES: dict[int, np.dtype[Any]] = {
+    0: np.dtype(np.float32),
+    1: np.dtype(np.float16),
+    2: np.dtype(np.int8),
+    3: np.dtype(np.int32),
+    4: np.dtype(np.uint8),
+    8: np.dtype(np.uint32),
+    27: np.dtype(ml_dtypes.bfloat16),
 }
 
 
@@ -194,29 +194,35 @@ def _tile_columns(itemsize: int, customize_dtype: Any, c0: int | None) -> int:
     """Columns of a tile of `itemsize`-byte elements, from the two arguments that can change it."""
     if customize_dtype is None:
         return c0 if c0 is not None else 16 if itemsize == 4 else 32 // max(1, itemsize)
+    dtype: np.dtype[Any]
     if isinstance(customize_dtype, int) and not isinstance(customize_dtype, bool):
         if customize_dtype not in _ACL_DTYPES:
             raise ValueError(
-                f"npu_format_cast: customize_dtype: {customize_dtype}, needed a dtype or its aclDataType, "
+                f"npu_format_cast: customize_dtype: {customize_dtype}, needed a dtype or its aclDataType number, "
                 f"one of {', '.join(map(str, _ACL_DTYPES))}"
             )
-        dtype = np.dtype(_ACL_DTYPES[customize_dtype])
+        dtype = _ACL_DTYPES[customize_dtype]
     else:
+        # A torch dtype prints as "torch.int8"; "bfloat16" is a name that ml_dtypes has given NumPy.
+        name = str(customize_dtype)
         try:
-            # A torch dtype prints as "torch.int8"; ml_dtypes has given NumPy the name "bfloat16".
-            name = str(customize_dtype)
             dtype = np.dtype(name.removeprefix("torch.") if name.startswith("torch.") else customize_dtype)
         except TypeError:
             raise TypeError(f"npu_format_cast: customize_dtype: {customize_dtype!r}, needed a dtype") from None
-        if dtype not in map(np.dtype, _ACL_DTYPES.values()):
+        if dtype not in _ACL_DTYPES.values():
             raise ValueError(
-                f"npu_format_cast: customize_dtype: {dtype}, "
-                f"needed one of {', '.join(str(np.dtype(d)) for d in _ACL_DTYPES.values())}"
+                f"npu_format_cast: customize_dtype: {dtype}, needed one of {', '.join(map(str, _ACL_DTYPES.values()))}"
             )
     columns = 32 // dtype.itemsize
     if c0 is not None and c0 != columns:
         raise ValueError(f"npu_format_cast: c0: {c0}, needed {columns} as customize_dtype {dtype} says, or one of both")
     return columns
+
+
+def _refuse_out(out: Array | None) -> None:
+    """Raise if an array was given for a result that is the input itself."""
+    if out is not None:
+        raise ValueError("npu_format_cast: out: given, but input has the format already and is returned itself")
 
 
 @overload
@@ -307,7 +313,7 @@ def npu_format_cast(
         raise ValueError(f"npu_format_cast: acl_format: {acl_format}, needed 29 (FRACTAL_NZ) or 2 (ND)")
     if c0 is not None and c0 not in (2, 4, 8, 16, 32, 64):
         raise ValueError(f"npu_format_cast: c0: {c0}, needed 2, 4, 8, 16, 32 or 64")
-    array = input if isinstance(input, NzArray) else _core.as_array(input)
+    array: Array | NzArray | None = input if isinstance(input, NzArray) else _core.as_array(input)
     if array is None:
         raise TypeError(f"npu_format_cast: input: {type(input).__name__}, needed an array")
     columns = _tile_columns(array.dtype.itemsize, customize_dtype, c0)
@@ -315,15 +321,10 @@ def npu_format_cast(
         if acl_format == _ND:
             return array.to_nd(out)
         if (customize_dtype is None and c0 is None) or columns == array.c0:
-            return _itself(array, out)
+            _refuse_out(out)
+            return array
         array = array.to_nd()
     elif acl_format == _ND:
-        return cast(Array, _itself(array, out))
-    storage: Array = _core.nd_to_nz(array, columns, out)
-    return NzArray(storage, array.shape)
-
-
-def _itself(array: Any, out: Array | None) -> Any:
-    if out is not None:
-        raise ValueError("npu_format_cast: out: given, but input has the format already and is returned itself")
-    return array
+        _refuse_out(out)
+        return array
+    return NzArray(_core.nd_to_nz(array, columns, out), array.shape)
