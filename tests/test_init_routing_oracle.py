@@ -1,4 +1,4 @@
-"""The oracle of npu_moe_init_routing_v2 against hand-worked results and a literal reading of the definition."""
+"""The oracle of npu_moe_init_routing_v2 against hand-worked results and its literal definition."""
 
 import ml_dtypes
 import numpy as np
