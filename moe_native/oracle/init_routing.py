@@ -76,7 +76,8 @@ def moe_init_routing_v2(
     if drop_pad_mode == 1:
         expanded_x = expanded_x.reshape(expert_num, expert_capacity, hidden)
 
-    tokens = _expert_tokens(count, start, expert_num, expert_tokens_num_type)
+    num_type = 1 if drop_pad_mode == 1 else expert_tokens_num_type
+    tokens = _expert_tokens(count, start, expert_num, num_type)
     if not expert_tokens_num_flag:
         tokens = np.zeros_like(tokens)
     return expanded_x, row_idx.astype(np.int32), tokens, expanded_scale
