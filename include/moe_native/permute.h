@@ -72,52 +72,52 @@ extern "C" {
 #endif
 
 typedef struct moe_token_permute_with_routing_map_args {
-    const moe_tensor *tokens;
-    const moe_tensor *routing_map;
-    const moe_tensor *probs;
+    const moe_tensor* tokens;
+    const moe_tensor* routing_map;
+    const moe_tensor* probs;
     int64_t num_out_tokens; /* 0 .. T*E */
     bool drop_and_pad;
-    moe_tensor *permuted_tokens;
-    moe_tensor *permuted_probs;
-    moe_tensor *sorted_indices;
+    moe_tensor* permuted_tokens;
+    moe_tensor* permuted_probs;
+    moe_tensor* sorted_indices;
 } moe_token_permute_with_routing_map_args;
 
 /* Null tensors, and permuted_probs without probs or the reverse: 161001. Shapes of tokens, width of permuted_tokens,
  * rank of sorted_indices: 561002. All else, and the map at the run step: 161002. `outputs` has three entries, the
  * second with dtype MOE_UNDEFINED when there are no probs. */
-MOE_API moe_status moe_token_permute_with_routing_map_shapes(const moe_token_permute_with_routing_map_args *args,
+MOE_API moe_status moe_token_permute_with_routing_map_shapes(const moe_token_permute_with_routing_map_args* args,
                                                              moe_tensor outputs[3]);
-MOE_API moe_status moe_token_permute_with_routing_map_check(const moe_token_permute_with_routing_map_args *args);
-MOE_API moe_status moe_token_permute_with_routing_map_plan(const moe_token_permute_with_routing_map_args *args,
-                                                           moe_plan *plan);
-MOE_API moe_status moe_token_permute_with_routing_map_run(const moe_token_permute_with_routing_map_args *args,
-                                                          const moe_plan *plan, void *workspace,
-                                                          uint64_t workspace_size, const moe_run_options *options);
+MOE_API moe_status moe_token_permute_with_routing_map_check(const moe_token_permute_with_routing_map_args* args);
+MOE_API moe_status moe_token_permute_with_routing_map_plan(const moe_token_permute_with_routing_map_args* args,
+                                                           moe_plan* plan);
+MOE_API moe_status moe_token_permute_with_routing_map_run(const moe_token_permute_with_routing_map_args* args,
+                                                          const moe_plan* plan, void* workspace,
+                                                          uint64_t workspace_size, const moe_run_options* options);
 
 typedef struct moe_token_unpermute_with_routing_map_args {
-    const moe_tensor *permuted_tokens;
-    const moe_tensor *sorted_indices;
-    const moe_tensor *routing_map;
-    const moe_tensor *probs;
+    const moe_tensor* permuted_tokens;
+    const moe_tensor* sorted_indices;
+    const moe_tensor* routing_map;
+    const moe_tensor* probs;
     bool drop_and_pad;
-    const int64_t *restore_shape; /* {T, H}; may be null when probs is given */
-    moe_tensor *unpermuted;
-    moe_tensor *out_index;
-    moe_tensor *permuted_token_id;
-    moe_tensor *permute_probs;
+    const int64_t* restore_shape; /* {T, H}; may be null when probs is given */
+    moe_tensor* unpermuted;
+    moe_tensor* out_index;
+    moe_tensor* permuted_token_id;
+    moe_tensor* permute_probs;
 } moe_token_unpermute_with_routing_map_args;
 
 /* Null tensors, probs and restore_shape both null: 161001. Dtypes but that of the map, ranks of permuted_tokens,
  * unpermuted and sorted_indices: 161002. All else: 561002. Indices and the map at the run step: 161002. `outputs` has
  * four entries, the last with dtype MOE_UNDEFINED when there are no probs. */
-MOE_API moe_status moe_token_unpermute_with_routing_map_shapes(const moe_token_unpermute_with_routing_map_args *args,
+MOE_API moe_status moe_token_unpermute_with_routing_map_shapes(const moe_token_unpermute_with_routing_map_args* args,
                                                                moe_tensor outputs[4]);
-MOE_API moe_status moe_token_unpermute_with_routing_map_check(const moe_token_unpermute_with_routing_map_args *args);
-MOE_API moe_status moe_token_unpermute_with_routing_map_plan(const moe_token_unpermute_with_routing_map_args *args,
-                                                             moe_plan *plan);
-MOE_API moe_status moe_token_unpermute_with_routing_map_run(const moe_token_unpermute_with_routing_map_args *args,
-                                                            const moe_plan *plan, void *workspace,
-                                                            uint64_t workspace_size, const moe_run_options *options);
+MOE_API moe_status moe_token_unpermute_with_routing_map_check(const moe_token_unpermute_with_routing_map_args* args);
+MOE_API moe_status moe_token_unpermute_with_routing_map_plan(const moe_token_unpermute_with_routing_map_args* args,
+                                                             moe_plan* plan);
+MOE_API moe_status moe_token_unpermute_with_routing_map_run(const moe_token_unpermute_with_routing_map_args* args,
+                                                            const moe_plan* plan, void* workspace,
+                                                            uint64_t workspace_size, const moe_run_options* options);
 
 #ifdef __cplusplus
 }

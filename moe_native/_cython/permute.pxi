@@ -46,7 +46,6 @@ def permute(tokens, routing_map, probs, num_out_tokens, drop_and_pad, out):
     cdef Call call = Call("npu_moe_token_permute_with_routing_map")
     cdef moe_token_permute_with_routing_map_args args
     cdef moe_tensor[3] shapes
-    cdef cnp.ndarray array
     memset(&args, 0, sizeof(args))
     out_tokens, out_probs, out_indices = call.results(out, 3)
     args.tokens = call.input("tokens", tokens)
@@ -55,8 +54,8 @@ def permute(tokens, routing_map, probs, num_out_tokens, drop_and_pad, out):
     if num_out_tokens is not None:
         args.num_out_tokens = call.integer("num_out_tokens", num_out_tokens)
     elif args.routing_map != NULL and args.routing_map.rank == 2:
-        array = call.inputs[-1][1]
-        args.num_out_tokens = args.routing_map.shape[0] if drop_and_pad else cnp.PyArray_CountNonzero(array)
+        _, array = call.inputs[len(call.inputs) - 1]
+        args.num_out_tokens = args.routing_map.shape[0] if drop_and_pad else np.count_nonzero(array)
     args.probs = call.input("probs", probs)
     fail_if(moe_token_permute_with_routing_map_shapes(&args, shapes))
     args.permuted_tokens = call.output("permuted_tokens", out_tokens, &shapes[0])
@@ -64,7 +63,9 @@ def permute(tokens, routing_map, probs, num_out_tokens, drop_and_pad, out):
     args.sorted_indices = call.output("sorted_indices", out_indices, &shapes[2])
     call.run(<plan_function>moe_token_permute_with_routing_map_plan,
              <run_function>moe_token_permute_with_routing_map_run, &args, out is None)
-    return call.array_of(0), None if args.probs == NULL else call.array_of(1), call.outputs[-1][1]
+    if args.probs == NULL:
+        return call.array_of(0), None, call.array_of(1)
+    return call.arrays()
 
 
 def unpermute(permuted_tokens, sorted_indices, restore_shape, probs, routing_map, drop_and_pad, out):

@@ -30,8 +30,7 @@ class Permute {
     void shapes(Tensor* outputs) const {
         const int64_t shape[] = {rows_, hidden_};
         outputs[0] = moe_tensor_make(nullptr, args_.tokens->dtype, 2, shape);
-        outputs[1] =
-            moe_tensor_make(nullptr, args_.probs == nullptr ? MOE_UNDEFINED : args_.probs->dtype, 1, shape);
+        outputs[1] = moe_tensor_make(nullptr, args_.probs == nullptr ? MOE_UNDEFINED : args_.probs->dtype, 1, shape);
         outputs[2] = moe_tensor_make(nullptr, MOE_INT32, 1, shape);
     }
 
@@ -58,8 +57,7 @@ class Permute {
 
     Status run(const Workspace& workspace, const RunContext& context) {
         for (Input* input : {&tokens_, &map_, &probs_}) MOE_TRY(input->load(workspace));
-        for (Output* output : {&permuted_tokens_, &permuted_probs_, &sorted_indices_})
-            MOE_TRY(output->load(workspace));
+        for (Output* output : {&permuted_tokens_, &permuted_probs_, &sorted_indices_}) MOE_TRY(output->load(workspace));
         if (rows_ == 0) return MOE_OK;
         if (args_.drop_and_pad)
             run_padded(workspace);
@@ -76,8 +74,8 @@ class Permute {
         MOE_TRY(required(args_.tokens, "tokens"));
         MOE_TRY(required(args_.routing_map, "routing_map"));
         MOE_TRY(optional(args_.probs, "probs"));
-        for (const auto& [tensor, argument] : {Named{args_.tokens, "tokens"}, {args_.routing_map, "routing_map"},
-                                               {args_.probs, "probs"}})
+        for (const auto& [tensor, argument] :
+             {Named{args_.tokens, "tokens"}, {args_.routing_map, "routing_map"}, {args_.probs, "probs"}})
             MOE_TRY(is_plain(tensor, argument));
         if (!checked) return MOE_OK;
         MOE_TRY(required(args_.permuted_tokens, "permuted_tokens"));
@@ -86,9 +84,9 @@ class Permute {
         if ((args_.probs == nullptr) != (args_.permuted_probs == nullptr))
             return fail(MOE_ERROR_NULL, Kind::missing, "permuted_probs", "%s, needed exactly when probs is given",
                         args_.probs == nullptr ? "given without probs" : "missing");
-        for (const auto& [tensor, argument] :
-             {Named{args_.permuted_tokens, "permuted_tokens"}, {args_.permuted_probs, "permuted_probs"},
-              {args_.sorted_indices, "sorted_indices"}})
+        for (const auto& [tensor, argument] : {Named{args_.permuted_tokens, "permuted_tokens"},
+                                               {args_.permuted_probs, "permuted_probs"},
+                                               {args_.sorted_indices, "sorted_indices"}})
             MOE_TRY(is_plain(tensor, argument));
         return MOE_OK;
     }
@@ -143,20 +141,19 @@ class Permute {
     }
 
     Status check_tokens() {
-        MOE_TRY(shape_is(*args_.tokens, "tokens", {token_count_, -1}, "(tokens of routing_map, hidden)",
-                         MOE_ERROR_TILING));
+        MOE_TRY(
+            shape_is(*args_.tokens, "tokens", {token_count_, -1}, "(tokens of routing_map, hidden)", MOE_ERROR_TILING));
         hidden_ = args_.tokens->shape[1];
         if (limits() != MOE_LIMITS_NONE && !args_.drop_and_pad && rows_ > 0) {
             if (rows_ / token_count_ > most_experts_per_token)
                 return fail(MOE_ERROR_TILING, Kind::value, "num_out_tokens",
                             "%lld, which is %lld experts per token, needed at most %lld on this card",
-                            static_cast<long long>(args_.num_out_tokens),
-                            static_cast<long long>(rows_ / token_count_),
+                            static_cast<long long>(args_.num_out_tokens), static_cast<long long>(rows_ / token_count_),
                             static_cast<long long>(most_experts_per_token));
             if (rows_ > most_on_card)
                 return fail(MOE_ERROR_TILING, Kind::value, "num_out_tokens",
-                            "%lld, needed at most %lld rows on this card",
-                            static_cast<long long>(args_.num_out_tokens), static_cast<long long>(most_on_card));
+                            "%lld, needed at most %lld rows on this card", static_cast<long long>(args_.num_out_tokens),
+                            static_cast<long long>(most_on_card));
         }
         return args_.probs == nullptr ? static_cast<Status>(MOE_OK)
                                       : shape_is(*args_.probs, "probs", {token_count_, expert_count_},
@@ -164,8 +161,8 @@ class Permute {
     }
 
     Status check_other_outputs() const {
-        MOE_TRY(shape_is(*args_.permuted_tokens, "permuted_tokens", {rows_, hidden_}, "(rows, hidden)",
-                         MOE_ERROR_TILING));
+        MOE_TRY(
+            shape_is(*args_.permuted_tokens, "permuted_tokens", {rows_, hidden_}, "(rows, hidden)", MOE_ERROR_TILING));
         MOE_TRY(rank_is(*args_.sorted_indices, "sorted_indices", 1, MOE_ERROR_TILING));
         return shape_is(*args_.sorted_indices, "sorted_indices", {rows_}, "(rows,)", MOE_ERROR_INVALID);
     }

@@ -47,9 +47,7 @@ struct TokenBlocks {
         tokens = token_count;
         count = std::clamp<int64_t>(token_count / grain, 1, threads);
     }
-    int64_t begin(int64_t block) const {
-        return block * (tokens / count) + std::min(block, tokens % count);
-    }
+    int64_t begin(int64_t block) const { return block * (tokens / count) + std::min(block, tokens % count); }
 };
 
 // Fails for, or reports, every row of the map that has not `needed` experts. `what` says where that number is from.
@@ -60,8 +58,7 @@ inline Status check_row_counts(const RunContext& context, const uint8_t* map, in
         if (seen == needed) continue;
         if (!context.skips_bad_data())
             return fail(MOE_ERROR_INVALID, Kind::data, "routing_map", "row %lld has %lld experts, needed %s = %lld",
-                        static_cast<long long>(t), static_cast<long long>(seen), what,
-                        static_cast<long long>(needed));
+                        static_cast<long long>(t), static_cast<long long>(seen), what, static_cast<long long>(needed));
         MOE_TRY(context.bad_data("routing_map", t * experts, seen, what));
     }
     return MOE_OK;

@@ -31,8 +31,7 @@ class Unpermute {
         const int64_t tokens[] = {token_count_, hidden_};
         outputs[0] = moe_tensor_make(nullptr, args_.permuted_tokens->dtype, 2, tokens);
         outputs[1] = outputs[2] = moe_tensor_make(nullptr, MOE_INT32, 1, &slots_);
-        outputs[3] =
-            moe_tensor_make(nullptr, args_.probs == nullptr ? MOE_UNDEFINED : args_.probs->dtype, 1, &slots_);
+        outputs[3] = moe_tensor_make(nullptr, args_.probs == nullptr ? MOE_UNDEFINED : args_.probs->dtype, 1, &slots_);
     }
 
     void book(Ledger& ledger) {
@@ -96,9 +95,10 @@ class Unpermute {
         MOE_TRY(optional(args_.probs, "probs"));
         if (args_.probs == nullptr && args_.restore_shape == nullptr)
             return fail(MOE_ERROR_NULL, Kind::missing, "restore_shape", "missing, needed when probs is missing too");
-        for (const auto& [tensor, argument] :
-             {Named{args_.permuted_tokens, "permuted_tokens"}, {args_.sorted_indices, "sorted_indices"},
-              {args_.routing_map, "routing_map"}, {args_.probs, "probs"}})
+        for (const auto& [tensor, argument] : {Named{args_.permuted_tokens, "permuted_tokens"},
+                                               {args_.sorted_indices, "sorted_indices"},
+                                               {args_.routing_map, "routing_map"},
+                                               {args_.probs, "probs"}})
             MOE_TRY(is_plain(tensor, argument));
         if (!checked) return MOE_OK;
         MOE_TRY(required(args_.unpermuted, "unpermuted"));
@@ -108,9 +108,10 @@ class Unpermute {
         MOE_TRY(index(args_.out_index, "out_index"));
         MOE_TRY(index(args_.permuted_token_id, "permuted_token_id"));
         MOE_TRY(optional(args_.permute_probs, "permute_probs"));
-        for (const auto& [tensor, argument] :
-             {Named{args_.unpermuted, "unpermuted"}, {args_.out_index, "out_index"},
-              {args_.permuted_token_id, "permuted_token_id"}, {args_.permute_probs, "permute_probs"}})
+        for (const auto& [tensor, argument] : {Named{args_.unpermuted, "unpermuted"},
+                                               {args_.out_index, "out_index"},
+                                               {args_.permuted_token_id, "permuted_token_id"},
+                                               {args_.permute_probs, "permute_probs"}})
             MOE_TRY(is_plain(tensor, argument));
         return MOE_OK;
     }
@@ -118,8 +119,7 @@ class Unpermute {
     Status check_dtypes(bool checked) const {
         MOE_TRY(dtype_in(*args_.permuted_tokens, "permuted_tokens", {MOE_FLOAT16, MOE_BFLOAT16, MOE_FLOAT32}));
         MOE_TRY(dtype_in(*args_.sorted_indices, "sorted_indices", {MOE_INT32}));
-        if (args_.probs != nullptr)
-            MOE_TRY(dtype_in(*args_.probs, "probs", {MOE_FLOAT16, MOE_BFLOAT16, MOE_FLOAT32}));
+        if (args_.probs != nullptr) MOE_TRY(dtype_in(*args_.probs, "probs", {MOE_FLOAT16, MOE_BFLOAT16, MOE_FLOAT32}));
         if (!checked) return MOE_OK;
         MOE_TRY(same_dtype(*args_.unpermuted, "unpermuted", args_.permuted_tokens->dtype, "permuted_tokens"));
         if (args_.out_index != nullptr) MOE_TRY(dtype_in(*args_.out_index, "out_index", {MOE_INT32}));
@@ -168,20 +168,18 @@ class Unpermute {
                         static_cast<long long>(slots_));
         if (slots_ > INT32_MAX)
             return fail(MOE_ERROR_TILING, Kind::shape, "sorted_indices",
-                        "%lld indices, needed at most 2147483647: indices are int32",
-                        static_cast<long long>(slots_));
+                        "%lld indices, needed at most 2147483647: indices are int32", static_cast<long long>(slots_));
         if (row_count_ != slots_)
             return fail(MOE_ERROR_TILING, Kind::shape, "permuted_tokens",
-                        "%lld rows, needed one for each of the %lld sorted_indices",
-                        static_cast<long long>(row_count_), static_cast<long long>(slots_));
+                        "%lld rows, needed one for each of the %lld sorted_indices", static_cast<long long>(row_count_),
+                        static_cast<long long>(slots_));
         return MOE_OK;
     }
 
     Status check_map_shape() const {
         if (args_.routing_map == nullptr) return MOE_OK;
-        return shape_is(*args_.routing_map, "routing_map",
-                        {token_count_, args_.probs == nullptr ? -1 : expert_count_}, "(tokens, experts)",
-                        MOE_ERROR_TILING);
+        return shape_is(*args_.routing_map, "routing_map", {token_count_, args_.probs == nullptr ? -1 : expert_count_},
+                        "(tokens, experts)", MOE_ERROR_TILING);
     }
 
     Status check_dropless() const {
@@ -201,8 +199,7 @@ class Unpermute {
         if (args_.routing_map != nullptr && experts_per_token > args_.routing_map->shape[1])
             return fail(MOE_ERROR_TILING, Kind::shape, "routing_map",
                         "%lld experts, needed at least the %lld indices per token",
-                        static_cast<long long>(args_.routing_map->shape[1]),
-                        static_cast<long long>(experts_per_token));
+                        static_cast<long long>(args_.routing_map->shape[1]), static_cast<long long>(experts_per_token));
         return MOE_OK;
     }
 
@@ -222,10 +219,11 @@ class Unpermute {
     }
 
     Status check_output_shapes() const {
-        MOE_TRY(shape_is(*args_.unpermuted, "unpermuted", {token_count_, hidden_}, "(tokens, hidden)",
-                         MOE_ERROR_TILING));
+        MOE_TRY(
+            shape_is(*args_.unpermuted, "unpermuted", {token_count_, hidden_}, "(tokens, hidden)", MOE_ERROR_TILING));
         for (const auto& [tensor, argument] :
-             {Named{args_.out_index, "out_index"}, {args_.permuted_token_id, "permuted_token_id"},
+             {Named{args_.out_index, "out_index"},
+              {args_.permuted_token_id, "permuted_token_id"},
               {args_.probs == nullptr ? nullptr : args_.permute_probs, "permute_probs"}})
             if (tensor != nullptr) MOE_TRY(shape_is(*tensor, argument, {slots_}, "(rows,)", MOE_ERROR_TILING));
         return MOE_OK;
@@ -274,8 +272,7 @@ class Unpermute {
     }
 
     char* unpermuted_at(int64_t token, int64_t column) const {
-        return unpermuted_.data<char>() +
-               (token * hidden_ + column) * moe_dtype_size(args_.permuted_tokens->dtype);
+        return unpermuted_.data<char>() + (token * hidden_ + column) * moe_dtype_size(args_.permuted_tokens->dtype);
     }
 
     // About 64 KiB of rows.
@@ -390,8 +387,8 @@ class Unpermute {
         std::fill(token_id + used, token_id + slots_, -1);
         if (permute_probs_) gather_probs();
 
-        // Tokens differ in their number of rows. A token weighs one more than it has, and a thread gets those that begin
-        // within its share of the weight.
+        // Tokens differ in their number of rows. A token weighs one more than it has, and a thread gets those that
+        // begin within its share of the weight.
         const RowKernels& kernels = row_kernels();
         const auto weight_before = [&](int64_t t) { return t == 0 ? 0 : ends[t - 1] + t; };
         parallel_ranges(workspace.threads(), used + token_count_, slot_grain(), [&](int, int64_t begin, int64_t end) {
