@@ -35,13 +35,13 @@ class Permute {
     }
 
     void book(Ledger& ledger) {
+        if (rows_ == 0) return;
         tokens_.book(args_.tokens, "tokens", ledger);
         map_.book(args_.routing_map, "routing_map", ledger);
         probs_.book(args_.probs, "probs", ledger);
         permuted_tokens_.book(args_.permuted_tokens, "permuted_tokens", ledger);
         permuted_probs_.book(args_.permuted_probs, "permuted_probs", ledger);
         sorted_indices_.book(args_.sorted_indices, "sorted_indices", ledger);
-        if (rows_ == 0) return;
         // A block pays from about 64 KiB of map and copied rows on.
         const int64_t token_bytes = expert_count_ + rows_ / token_count_ * row_bytes();
         blocks_.split(token_count_, ledger.threads(), 1 + 64 * 1024 / std::max<int64_t>(1, token_bytes));
@@ -56,9 +56,9 @@ class Permute {
     }
 
     Status run(const Workspace& workspace, const RunContext& context) {
+        if (rows_ == 0) return MOE_OK;
         for (Input* input : {&tokens_, &map_, &probs_}) MOE_TRY(input->load(workspace));
         for (Output* output : {&permuted_tokens_, &permuted_probs_, &sorted_indices_}) MOE_TRY(output->load(workspace));
-        if (rows_ == 0) return MOE_OK;
         if (args_.drop_and_pad)
             run_padded(workspace);
         else

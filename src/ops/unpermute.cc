@@ -35,18 +35,18 @@ class Unpermute {
     }
 
     void book(Ledger& ledger) {
-        permuted_tokens_.book(args_.permuted_tokens, "permuted_tokens", ledger);
-        sorted_indices_.book(args_.sorted_indices, "sorted_indices", ledger);
-        probs_.book(args_.probs, "probs", ledger);
-        if (reads_map()) map_.book(args_.routing_map, "routing_map", ledger);
         unpermuted_.book(args_.unpermuted, "unpermuted", ledger);
         out_index_.book(args_.out_index, "out_index", ledger);
         permuted_token_id_.book(args_.permuted_token_id, "permuted_token_id", ledger);
         if (args_.probs != nullptr) permute_probs_.book(args_.permute_probs, "permute_probs", ledger);
         if (empty()) return;
+        permuted_tokens_.book(args_.permuted_tokens, "permuted_tokens", ledger);
+        sorted_indices_.book(args_.sorted_indices, "sorted_indices", ledger);
+        probs_.book(args_.probs, "probs", ledger);
         if (args_.drop_and_pad) {
             ends_ = ledger.book<int64_t>("ends", token_count_);
-        } else if (reads_map()) {
+        } else if (args_.probs != nullptr) {
+            map_.book(args_.routing_map, "routing_map", ledger);
             // A block pays from about 64 KiB of map on.
             blocks_.split(token_count_, ledger.threads(), 1 + 64 * 1024 / std::max<int64_t>(1, expert_count_));
             first_ = ledger.book<int64_t>("first", blocks_.count);
@@ -83,7 +83,6 @@ class Unpermute {
     };
 
     bool empty() const { return slots_ == 0 || row_count_ == 0; }
-    bool reads_map() const { return !args_.drop_and_pad && args_.probs != nullptr && !empty(); }
     uint64_t prob_bytes(int64_t count) const {
         return static_cast<uint64_t>(count * moe_dtype_size(args_.probs->dtype));
     }
