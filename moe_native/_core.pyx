@@ -9,3 +9,4 @@ include "_cython/call.pxi"
 
 include "_cython/finalize.pxi"
 include "_cython/init_routing.pxi"
+include "_cython/permute.pxi"
