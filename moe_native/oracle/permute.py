@@ -9,9 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 
-def moe_token_permute_with_routing_map(
-    tokens, routing_map, *, probs=None, num_out_tokens=None, drop_and_pad=False
-):
+def moe_token_permute_with_routing_map(tokens, routing_map, *, probs=None, num_out_tokens=None, drop_and_pad=False):
     routed = np.asarray(routing_map) != 0
     num_tokens, num_experts = routed.shape
     if drop_and_pad:
