@@ -1,4 +1,4 @@
-"""Gating: which experts a token goes to and with what weight, and where each expert's rows end once sorted."""
+"""Gating: which experts a token goes to and with what weight, and where the rows of each expert end."""
 
 import math
 from bisect import bisect_right
