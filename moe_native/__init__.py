@@ -14,6 +14,10 @@ except ImportError as error:
     ) from error
 
 from moe_native.finalize import npu_moe_finalize_routing as npu_moe_finalize_routing
+from moe_native.gating import npu_moe_compute_expert_tokens as npu_moe_compute_expert_tokens
+from moe_native.gating import npu_moe_gating_top_k as npu_moe_gating_top_k
+from moe_native.gating import npu_moe_gating_top_k_softmax as npu_moe_gating_top_k_softmax
+from moe_native.gating import npu_moe_gating_top_k_softmax_v2 as npu_moe_gating_top_k_softmax_v2
 from moe_native.runtime import get_num_threads as get_num_threads
 from moe_native.runtime import limits as limits
 from moe_native.runtime import set_num_threads as set_num_threads
