@@ -107,7 +107,7 @@ def test_relabelled_experts(name):
 def test_experts_of_a_row_are_different(name, x):
     expert_idx = OPERATORS[name](x)[1]
     assert (np.diff(np.sort(expert_idx, axis=1), axis=1) > 0).all()
-    assert ((0 <= expert_idx) & (expert_idx < 256)).all()
+    assert ((expert_idx >= 0) & (expert_idx < 256)).all()
 
 
 def test_cumulative_counts_are_the_running_sum_of_the_counts(x):
