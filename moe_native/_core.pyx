@@ -9,5 +9,6 @@ include "_cython/call.pxi"
 
 include "_cython/finalize.pxi"
 include "_cython/gating.pxi"
+include "_cython/format.pxi"
 include "_cython/init_routing.pxi"
 include "_cython/permute.pxi"
