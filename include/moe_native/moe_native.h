@@ -3,8 +3,8 @@
 #define MOE_NATIVE_MOE_NATIVE_H
 
 #include "moe_native/finalize.h"
-#include "moe_native/gating.h"
 #include "moe_native/format.h"
+#include "moe_native/gating.h"
 #include "moe_native/init_routing.h"
 #include "moe_native/permute.h"
 #include "moe_native/runtime.h"
