@@ -7,4 +7,5 @@ One file per operator family in ``_cython/``, included at the end.
 include "_cython/runtime.pxi"
 include "_cython/call.pxi"
 
+include "_cython/ffn.pxi"
 include "_cython/finalize.pxi"
