@@ -3,14 +3,11 @@
 import ml_dtypes
 import numpy as np
 import pytest
+from cases.ffn import ANTIQUANT, CASES, QUANT, A, C, X, packed
 
 from moe_native.oracle.ffn import activate, antiquantize, decode_deq_scale, ffn, requantize, round_to
 
 f16, f32, bf16 = np.float16, np.float32, ml_dtypes.bfloat16
-
-X = np.array([[1, -2], [0.5, 3]], f16)
-A = np.array([[1, 0.5, -1], [2, -0.25, 0.75]], f16)
-C = np.array([[1, 0], [0.5, -1], [2, 1]], f16)
 
 
 def stored(y, dtype=f16):
@@ -64,43 +61,16 @@ def test_intermediate_product():
     np.testing.assert_array_equal(X.astype(float) @ A.astype(float), [[-3, 1, -2.5], [6.5, -0.5, 1.75]])
 
 
-@pytest.mark.parametrize(
-    ("activation", "expected"),
-    [
-        ("relu", [[0.5, -1], [10, 1.75]]),
-        ("silu", [[-0.15625, -0.9208984375], [9.3828125, 1.6796875]]),
-        ("gelu", [[0.385498046875, -0.85693359375], [9.78125, 1.833984375]]),
-        ("fastgelu", [[0.3349609375, -0.880859375], [9.7578125, 1.814453125]]),
-    ],
-)
-@pytest.mark.parametrize("inner_precise", [None, 0, 1])
-def test_plain(activation, expected, inner_precise):
-    np.testing.assert_array_equal(stored(ffn(X, A, C, activation, None, None, None, inner_precise)), expected)
+@pytest.mark.parametrize("case", CASES)
+def test_worked_number(case):
+    arguments, needed, dtype = CASES[case]
+    np.testing.assert_array_equal(stored(ffn(**arguments), dtype), needed)
 
 
 def test_gelu_is_not_the_tanh_form():
     h = round_to(activate("geglu", X.astype(float) @ A.astype(float)), f16)
     np.testing.assert_array_equal(stored(h @ C.astype(float))[0], [0.386962890625, -0.8564453125])
     assert (stored(ffn(X, A, C, "gelu"))[0] != [0.386962890625, -0.8564453125]).all()
-
-
-def test_biases():
-    y = ffn(X, A, C, "relu", None, np.array([4, -1, 1], f16), np.array([0.25, -0.5], f16))
-    np.testing.assert_array_equal(stored(y), [[1.25, -0.5], [16.25, 2.25]])
-
-
-def test_bfloat16_with_float32_biases():
-    args = (a.astype(bf16) for a in (X, A, C))
-    y = ffn(*args, "silu", None, np.array([4, -1, 1.001], f32), np.array([0.25, -0.5], f32))
-    np.testing.assert_array_equal(stored(y, bf16), [[0.43359375, -0.7734375], [15.75, 2.34375]])
-
-
-def test_experts_by_count_and_by_index():
-    x = np.array([[1, 2], [3, 4], [-1, 1], [2, -2]], f16)
-    weights = np.stack([A, -A, 2 * A]), np.stack([C, C, -C])
-    expected = [[6, 0.5], [11.25, -0.5], [-9, -3.5], [-1.5, 3]]
-    np.testing.assert_array_equal(stored(ffn(x, *weights, "relu", [2, 0, 2])), expected)
-    np.testing.assert_array_equal(stored(ffn(x, *weights, "relu", expert_tokens_index=[2, 2, 4])), expected)
 
 
 def test_index_list_gives_counts():
@@ -110,95 +80,38 @@ def test_index_list_gives_counts():
     np.testing.assert_array_equal(by_index, ffn(x, w1, w2, "silu", [1, 5, 4, 40]))
     begin = 0
     for e, n in enumerate([1, 5, 4, 40]):
-        np.testing.assert_array_equal(
-            by_index[begin : begin + n], ffn(x[begin : begin + n], w1[e], w2[e], "silu")
-        )
+        np.testing.assert_array_equal(by_index[begin : begin + n], ffn(x[begin : begin + n], w1[e], w2[e], "silu"))
         begin += n
 
 
-def test_inner_precise_rounds_before_the_activation():
-    x = np.array([[1, 1]], f16)
-    w1, w2 = np.array([[-10], [-0.00390625]], f16), np.array([[1000]], f16)
-    assert stored(ffn(x, w1, w2, "silu", inner_precise=0)).item() == pytest.approx(-0.4524, abs=0.5e-4)
-    assert stored(ffn(x, w1, w2, "silu", inner_precise=1)).item() == pytest.approx(-0.4539, abs=0.5e-4)
-
-
-GLU_W1 = np.array([[1, -1, 0.5, 2], [0.5, 1, -1, 0.25]], f16)
-
-
-@pytest.mark.parametrize(
-    ("activation", "expected"),
-    [
-        ("reglu", [[1.25, 2.5], [0, 0]]),
-        ("swiglu", [[0.60791015625, 3.40625], [0.0146484375, -0.77734375]]),
-        ("geglu", [[1.041015625, 2.88671875], [0.0762939453125, -0.32373046875]]),
-    ],
-)
-def test_gated(activation, expected):
-    x = np.array([[1, 2], [-1, 0.5]], f16)
-    u = x.astype(float) @ GLU_W1.astype(float)
+def test_gated_halves_are_left_and_right():
+    arguments, needed, dtype = CASES["swiglu"]
+    u = arguments["x"].astype(float) @ arguments["weight1"].astype(float)
     np.testing.assert_array_equal(u, [[2, 1, -1.5, 2.5], [-0.75, 1.5, -1, -1.875]])
-    w2 = np.array([[1, -2], [0.5, 1]], f16)
-    np.testing.assert_array_equal(stored(ffn(x, GLU_W1, w2, activation, inner_precise=1)), expected)
-    swapped = ffn(x, np.roll(GLU_W1, 2, axis=1), w2, activation, inner_precise=1)
-    assert (stored(swapped) != expected).any()
-
-
-QX = np.array([[10, -20, 30], [5, 6, -7]], np.int8)
-QW1 = np.array([[1, 2], [3, -4], [5, 6]], np.int8)
-QW2 = np.array([[7, -8, 1], [9, 10, -2]], np.int8)
-D1, D2 = np.array([0.03125, 0.0625], f32), np.array([0.5, 0.25, 0.125], f32)
-
-
-def packed(d):
-    return (d.astype(f32).view(np.uint32) & np.uint32(0xFFFFE000)).astype(np.uint64)
-
-
-@pytest.mark.parametrize("pack", [packed, lambda d: packed(d).view(np.int64), lambda d: d])
-def test_quantised(pack):
-    deq = {"deq_scale1": pack(D1), "deq_scale2": pack(D2)}
-    y = ffn(QX, QW1, QW2, "relu", scale=np.array([2], f32), offset=np.array([3], f32), **deq)
-    np.testing.assert_array_equal(stored(y), [[202.5, 77, -8.375], [24, 1.5, -0.375]])
-    y = ffn(QX, QW1, QW2, "relu", scale=np.array([2, 0.1], f32), offset=np.array([3], f32), **deq)
-    np.testing.assert_array_equal(stored(y)[0], [54, -5.5, -0.125])
+    swapped = arguments | {"weight1": np.roll(arguments["weight1"], 2, axis=1)}
+    assert (stored(ffn(**swapped), dtype) != needed).any()
 
 
 def test_quantised_steps():
-    accumulated = QX.astype(int) @ QW1.astype(int)
+    qx, qw1, qw2, d1 = (QUANT[n] for n in ("x", "weight1", "weight2", "deq_scale1"))
+    accumulated = qx.astype(int) @ qw1.astype(int)
     np.testing.assert_array_equal(accumulated, [[100, 280], [-12, -56]])
-    t = round_to(accumulated * D1, f16)
+    t = round_to(accumulated * d1, f16)
     np.testing.assert_array_equal(t, [[3.125, 17.5], [-0.375, -3.5]])
     q = requantize(round_to(activate("relu", t), f16), f32(2), f32(3))
     np.testing.assert_array_equal(q, [[9, 38], [3, 3]])
-    np.testing.assert_array_equal(q.astype(int) @ QW2.astype(int), [[405, 308, -67], [48, 6, -3]])
+    np.testing.assert_array_equal(q.astype(int) @ qw2.astype(int), [[405, 308, -67], [48, 6, -3]])
     q = requantize(round_to(activate("relu", t), f16), np.array([2, 0.1], f32), f32(3))
     np.testing.assert_array_equal(q, [[9, 5], [3, 3]])
-    np.testing.assert_array_equal(q[0].astype(int) @ QW2.astype(int), [108, -22, -1])
-    np.testing.assert_array_equal(round_to((accumulated[0] + [100, -100]) * D1, f16), [6.25, 11.25])
+    np.testing.assert_array_equal(q[0].astype(int) @ qw2.astype(int), [108, -22, -1])
+    np.testing.assert_array_equal(round_to((accumulated[0] + [100, -100]) * d1, f16), [6.25, 11.25])
 
 
 def test_quantised_bias_is_added_before_the_scale():
-    deq = {"deq_scale1": packed(D1), "deq_scale2": packed(D2)}
-    args = {"scale": np.array([1], f32), "offset": np.array([0], f32), **deq}
-    bias1 = np.array([100, -100], np.int32)
-    y = ffn(QX[:1], QW1, QW2, "relu", bias1=bias1, bias2=np.array([1, 2, 3], np.int32), **args)
+    bias1, bias2 = np.array([100, -100], np.int32), np.array([1, 2, 3], np.int32)
+    y = ffn(**QUANT | {"scale": f32([1]), "offset": f32([0]), "bias1": bias1, "bias2": bias2})
     q = np.array([6, 11])  # 6.25 and 11.25
-    np.testing.assert_array_equal(y[0], (q @ QW2.astype(int) + [1, 2, 3]) * D2)
-
-
-def test_quantised_bfloat16():
-    args = {"scale": np.array([2], f32), "offset": np.array([3], f32)}
-    y = ffn(
-        QX,
-        QW1,
-        QW2,
-        "relu",
-        deq_scale1=D1.astype(bf16),
-        deq_scale2=D2.astype(bf16),
-        output_dtype=bf16,
-        **args,
-    )
-    np.testing.assert_array_equal(y, [[202.5, 77, -8.375], [24, 1.5, -0.375]])
+    np.testing.assert_array_equal(y[0], (q @ QUANT["weight2"].astype(int) + bias2) * QUANT["deq_scale2"])
 
 
 def test_quantised_sum_beyond_float16_stays_finite():
@@ -251,24 +164,13 @@ def test_packed_deq_scale(value, bits, kept, decoded):
     assert decode_deq_scale(exact)[0] == exact[0]
 
 
-AQ = {
-    "antiquant_scale1": np.array([0.1, 0.25], f16),
-    "antiquant_offset1": np.array([0.3, -1], f16),
-    "antiquant_scale2": np.array([0.5, 0.05], f16),
-    "antiquant_offset2": np.array([2, 0.1], f16),
-}
-AQ_W1, AQ_W2 = np.array([[3, -5], [7, 2]], np.int8), np.array([[1, -4], [6, 8]], np.int8)
-
-
 def test_antiquant_float16():
-    w1 = antiquantize(AQ_W1, AQ["antiquant_scale1"], AQ["antiquant_offset1"])
+    w1 = antiquantize(ANTIQUANT["weight1"], ANTIQUANT["antiquant_scale1"], ANTIQUANT["antiquant_offset1"])
     np.testing.assert_array_equal(w1, [[0.330078125, -1.5], [0.72998046875, 0.25]])
-    w2 = antiquantize(AQ_W2, AQ["antiquant_scale2"], AQ["antiquant_offset2"])
+    w2 = antiquantize(ANTIQUANT["weight2"], ANTIQUANT["antiquant_scale2"], ANTIQUANT["antiquant_offset2"])
     np.testing.assert_array_equal(w2, [[1.5, -0.1949462890625], [4, 0.405029296875]])
     once = round_to((3 + float(f16(0.3))) * float(f16(0.1)), f16)
     assert once == pytest.approx(0.3298, abs=0.5e-4)
-    y = ffn(X, AQ_W1, AQ_W2, "relu", **AQ)
-    np.testing.assert_array_equal(stored(y), [[0, 0], [3.533203125, -0.458984375]])
 
 
 def test_antiquant_float16_keeps_the_hidden_values_in_float32():
@@ -283,14 +185,14 @@ def test_antiquant_float16_keeps_the_hidden_values_in_float32():
 
 def test_antiquant_bfloat16_rounds_once():
     scale, offset = np.array([0.1, 0.25], f32).astype(bf16), np.array([0.3, -1], f32).astype(bf16)
-    w = antiquantize(AQ_W1, scale, offset)
-    expected = (AQ_W1.astype(f32) + offset.astype(f32)) * scale.astype(f32)
+    w = antiquantize(ANTIQUANT["weight1"], scale, offset)
+    expected = (ANTIQUANT["weight1"].astype(f32) + offset.astype(f32)) * scale.astype(f32)
     np.testing.assert_array_equal(w, round_to(expected, bf16))
     args = {"antiquant_scale1": scale, "antiquant_scale2": scale}
     args |= {"antiquant_offset1": offset, "antiquant_offset2": offset}
-    y = ffn(X.astype(bf16), AQ_W1, AQ_W2, "relu", bias1=np.array([1, 2], f32), **args)
+    y = ffn(X.astype(bf16), ANTIQUANT["weight1"], ANTIQUANT["weight2"], "relu", bias1=np.array([1, 2], f32), **args)
     h = round_to(np.maximum(X.astype(float) @ w + [1, 2], 0), bf16)
-    np.testing.assert_array_equal(y, h @ antiquantize(AQ_W2, scale, offset))
+    np.testing.assert_array_equal(y, h @ antiquantize(ANTIQUANT["weight2"], scale, offset))
 
 
 def test_antiquant_per_group():
@@ -306,9 +208,7 @@ def test_float32_rounds_nothing():
     x, w1, w2, b1, b2 = (rng.standard_normal(s).astype(f32) for s in ((3, 4), (4, 6), (6, 2), (6,), (2,)))
     wide = [a.astype(float) for a in (x, w1, w2, b1, b2)]
     t = wide[0] @ wide[1] + wide[3]
-    np.testing.assert_array_equal(
-        ffn(x, w1, w2, "silu", None, b1, b2), activate("silu", t) @ wide[2] + wide[4]
-    )
+    np.testing.assert_array_equal(ffn(x, w1, w2, "silu", None, b1, b2), activate("silu", t) @ wide[2] + wide[4])
     gated = (t[:, :3] * activate("geglu", t[:, 3:])) @ wide[2][:3]
     np.testing.assert_array_equal(ffn(x, w1, w2[:3], "GEGLU", None, b1), gated)
 
@@ -330,9 +230,7 @@ def test_degenerate_sizes():
     np.testing.assert_array_equal(ffn(zeros((2, 3), f16), *no_hidden, "relu"), np.zeros((2, 2)))
     np.testing.assert_array_equal(ffn(zeros((2, 3), f16), *no_hidden, "relu", bias2=b2), [[1.5, -2]] * 2)
     no_input = zeros((2, 0), f16), zeros((0, 3), f16), np.ones((3, 2), f16)
-    np.testing.assert_array_equal(
-        ffn(*no_input, "relu", bias1=np.array([1, 2, -3], f16)), np.full((2, 2), 3.0)
-    )
+    np.testing.assert_array_equal(ffn(*no_input, "relu", bias1=np.array([1, 2, -3], f16)), np.full((2, 2), 3.0))
     quant = {"scale": zeros(1, f32), "offset": zeros(1, f32), "deq_scale1": zeros(0, f32)}
     quant |= {"deq_scale2": np.array([0.5, 2], f32), "bias2": np.array([3, 4], np.int32)}
     y = ffn(zeros((2, 3), np.int8), zeros((3, 0), np.int8), zeros((0, 2), np.int8), "relu", **quant)

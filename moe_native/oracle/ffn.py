@@ -143,8 +143,6 @@ def ffn(
         else:
             antiquant1 = of_expert(antiquant_scale1), of_expert(antiquant_offset1)
             antiquant2 = of_expert(antiquant_scale2), of_expert(antiquant_offset2)
-            y[part] = _floating(
-                rows[part], *weights, activation, *biases, inner_precise, antiquant1, antiquant2
-            )
+            y[part] = _floating(rows[part], *weights, activation, *biases, inner_precise, antiquant1, antiquant2)
         begin = end
     return y.reshape(*x.shape[:-1], weight2.shape[-1])
