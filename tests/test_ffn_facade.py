@@ -85,9 +85,9 @@ def test_gated_near_oracle(seed, scenario, activation, rows, k1, k2, n2, bias1):
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_more_than_one_block_near_oracle(scenario):
-    """More than 512 rows of an expert, 256 columns, 256 of k: where the work is cut."""
-    arguments = example(rng(1), scenario, "gelu", rows=530, k1=260, k2=270, n2=260, experts=3)
-    assert_within_bounds(arguments | {"expert_tokens": [514, 2, 14]})
+    """More than 256 rows of an expert, 512 columns, 128 of k: where the work is cut."""
+    arguments = example(rng(1), scenario, "gelu", rows=290, k1=140, k2=530, n2=520, experts=3)
+    assert_within_bounds(arguments | {"expert_tokens": [274, 2, 14]})
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

@@ -138,39 +138,67 @@ class Products {
                     float* sums) const {
         const bool streamed = block.rows <= ffn_stream_rows;
         const int64_t nr = fgemm_.nr;
-        const int64_t panels = (block.columns + nr - 1) / nr;
+        const int64_t panels = divide_up(block.columns, nr);
         const int64_t stride = streamed ? block.columns : panels * nr;
+        const int64_t tiles = divide_up(block.rows, fgemm_.mr) * panels;
+        const int64_t step = streamed ? stream_k : ffn_block_k;
         std::fill_n(sums, block.rows * stride, 0.0f);
-        int64_t group = -1;
-        for (int64_t k = 0; k < w.k;) {
-            const int64_t count = std::min(streamed ? stream_k : ffn_block_k, w.k - k);
-            if (streamed) load_rows(a, block.row, block.rows, k, count, scratch.rows);
-            // Rows of weights that share their scales.
-            for (int64_t done = 0; done < count;) {
-                const int64_t group_rows = w.k / w.groups;
-                const int64_t next_group = (k + done) / group_rows;
-                if (w.scale != nullptr && next_group != group)
-                    load_scales(w, block.expert * w.groups + next_group, column, block.columns, scratch);
-                group = next_group;
-                const int64_t run = std::min(count - done, (group + 1) * group_rows - (k + done));
-                const WeightBlock weights = weight_block(w, block, k + done, run, column, scratch);
-                if (streamed)
+        for (int64_t k = 0; k < w.k; k += step) {
+            const int64_t count = std::min(step, w.k - k);
+            if (streamed) {
+                load_rows(a, block.row, block.rows, k, count, scratch.rows);
+                for_each_run(w, block, column, k, count, scratch, [&](const WeightBlock& weights, int64_t done) {
                     for (int64_t i = 0; i < block.rows; ++i)
                         fgemm_.row[index(w.kind)](weights, scratch.rows + i * row_stride + done, sums + i * stride);
-                else
+                });
+            } else {
+                for_each_run(w, block, column, k, count, scratch, [&](const WeightBlock& weights, int64_t done) {
                     fgemm_.pack[index(w.kind)](weights, scratch.packed + done * nr, count * nr);
-                done += run;
+                });
+                FfnPrefetch ahead = weights_behind(w, block, column, k + count, tiles);
+                multiply_packed(a, block, k, count, scratch, sums, stride, ahead);
             }
-            for (int64_t i = 0; i < block.rows && !streamed; i += fgemm_.mr) {
-                const int64_t rows = std::min<int64_t>(fgemm_.mr, block.rows - i);
-                load_rows(a, block.row + i, rows, k, count, scratch.rows);
-                for (int64_t p = 0; p < panels; ++p)
-                    fgemm_.tile(rows, count, scratch.rows, row_stride, scratch.packed + p * count * nr,
-                                sums + i * stride + p * nr, stride);
-            }
-            k += count;
         }
         return stride;
+    }
+
+    // Calls visit(weights, done) for runs of rows [k + done, ...) of weights that share their scales.
+    template <class Visit>
+    void for_each_run(const Weights& w, const FfnBlock& block, int64_t column, int64_t k, int64_t count,
+                      const Scratch& scratch, Visit&& visit) const {
+        const int64_t group_rows = w.k / w.groups;
+        for (int64_t done = 0; done < count;) {
+            const int64_t group = (k + done) / group_rows;
+            const int64_t run = std::min(count - done, (group + 1) * group_rows - (k + done));
+            if (w.scale != nullptr) load_scales(w, block.expert * w.groups + group, column, block.columns, scratch);
+            visit(weight_block(w, block, k + done, run, column, scratch), done);
+            done += run;
+        }
+    }
+
+    // One block of packed weights times all rows of the block of x.
+    void multiply_packed(const Rows& a, const FfnBlock& block, int64_t k, int64_t count, const Scratch& scratch,
+                         float* sums, int64_t stride, FfnPrefetch& ahead) const {
+        const int64_t nr = fgemm_.nr;
+        const int64_t tiles = divide_up(block.rows, fgemm_.mr);
+        for (int64_t t = 0; t < tiles; ++t) {
+            // Tiles of even height: a low one costs almost as much as a full one.
+            const int64_t begin = block.rows * t / tiles;
+            const int64_t rows = block.rows * (t + 1) / tiles - begin;
+            load_rows(a, block.row + begin, rows, k, count, scratch.rows);
+            float* tile_sums = sums + begin * stride;
+            for (int64_t j = 0; j < stride; j += nr) {
+                ahead.fetch();
+                fgemm_.tile(rows, count, scratch.rows, row_stride, scratch.packed + j * count, tile_sums + j, stride);
+            }
+        }
+    }
+
+    // The weights that are packed next: those from row k on; after the last row, those of the columns to the right.
+    static FfnPrefetch weights_behind(const Weights& w, const FfnBlock& block, int64_t column, int64_t k,
+                                      int64_t calls) {
+        if (w.dtype == MOE_INT4) return {};
+        return ffn_weights_behind(w.data, moe_dtype_size(w.dtype), w.k, w.n, block, column, k, calls);
     }
 
     static int index(WeightKind kind) { return static_cast<int>(kind); }
