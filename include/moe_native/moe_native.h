@@ -4,6 +4,11 @@
 
 #include "moe_native/ffn.h"
 #include "moe_native/finalize.h"
+#include "moe_native/format.h"
+#include "moe_native/grouped_matmul.h"
+#include "moe_native/gating.h"
+#include "moe_native/init_routing.h"
+#include "moe_native/permute.h"
 #include "moe_native/runtime.h"
 #include "moe_native/status.h"
 #include "moe_native/tensor.h"
