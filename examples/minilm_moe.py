@@ -87,9 +87,7 @@ class Experts:
     def mixture(self, x: np.ndarray, expert_idx: np.ndarray) -> np.ndarray:
         """Return input + block(input) with the given experts of each token: the definition, in NumPy."""
         deviations = (self.outputs(x) + self.b2[:, None]).swapaxes(0, 1)
-        return (
-            x + self.output_bias + np.take_along_axis(deviations, expert_idx[:, :, None], axis=1).sum(axis=1)
-        )
+        return x + self.output_bias + np.take_along_axis(deviations, expert_idx[:, :, None], axis=1).sum(axis=1)
 
     def route(self, x: np.ndarray, active: int) -> np.ndarray:
         """Return the experts that each token asks, int32 (tokens, active), the most important first."""
@@ -234,9 +232,7 @@ def check_blocks(experts: list[Experts], layers: list[Block], active: int, requi
         seen = (block(x, expert_idx) - x).ravel()
         cosine = seen @ expected / (np.linalg.norm(seen) * np.linalg.norm(expected))
         if not cosine >= required:
-            failures.append(
-                f"layer {index} with {active} experts has cosine {cosine:.6f}, needed is {required}"
-            )
+            failures.append(f"layer {index} with {active} experts has cosine {cosine:.6f}, needed is {required}")
     return failures
 
 
@@ -281,9 +277,7 @@ def main() -> int:
     dense = Timed(encoder.dense)
     expected = encoder.encode(sentences, dense)
 
-    print(
-        f"all-MiniLM-L6-v2, {len(sentences)} sentences; cosine: of an embedding with that of the dense blocks"
-    )
+    print(f"all-MiniLM-L6-v2, {len(sentences)} sentences; cosine: of an embedding with that of the dense blocks")
     print("operators     format    experts  lowest cosine    mean  pairs found  feed-forward")
     row = "{:<12}  {:<8}  {:>7}  {:>13.6f}  {:.4f}  {:>11.1%}  {:>10.2f} s".format
     print(row("dense NumPy", "float32", "all", 1, 1, pairs_found(expected), dense.seconds))
@@ -292,9 +286,7 @@ def main() -> int:
         required = REQUIRED_COSINE[number_format]
         for active in ACTIVE:
             seen = check_blocks(experts, layers, active, required)
-            routed = Timed(
-                lambda i, x, active=active, layers=layers: layers[i](x, experts[i].route(x, active))
-            )
+            routed = Timed(lambda i, x, active=active, layers=layers: layers[i](x, experts[i].route(x, active)))
             embeddings = encoder.encode(sentences, routed)
             cosine = (embeddings * expected).sum(axis=1)
             if active == EXPERTS:
