@@ -14,6 +14,10 @@ except ImportError as error:
     ) from error
 
 from moe_native.finalize import npu_moe_finalize_routing as npu_moe_finalize_routing
+from moe_native.init_routing import npu_moe_init_routing_v2 as npu_moe_init_routing_v2
+from moe_native.permute import _npu_moe_token_unpermute_with_routing_map as _npu_moe_token_unpermute_with_routing_map
+from moe_native.permute import npu_moe_token_permute_with_routing_map as npu_moe_token_permute_with_routing_map
+from moe_native.permute import npu_moe_token_unpermute_with_routing_map as npu_moe_token_unpermute_with_routing_map
 from moe_native.runtime import get_num_threads as get_num_threads
 from moe_native.runtime import limits as limits
 from moe_native.runtime import set_num_threads as set_num_threads

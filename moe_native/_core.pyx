@@ -8,3 +8,5 @@ include "_cython/runtime.pxi"
 include "_cython/call.pxi"
 
 include "_cython/finalize.pxi"
+include "_cython/init_routing.pxi"
+include "_cython/permute.pxi"
