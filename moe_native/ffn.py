@@ -119,8 +119,8 @@ def npu_ffn(
     Two experts, one row each:
 
     >>> moe_native.npu_ffn(x, np.stack([weight1, -weight1]), np.stack([weight2, weight2]), "relu", [1, 1])
-    array([[ 0.5, -1. ],
-           [ 0.5, -1. ]], dtype=float16)
+    array([[ 0.5 , -1.  ],
+           [ 0.25, -0.5 ]], dtype=float16)
     """
     if expert_tokens is not None and expert_tokens_index is not None:
         raise ValueError("npu_ffn: expert_tokens: given with expert_tokens_index, needed one of them")
