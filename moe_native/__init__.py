@@ -1,1 +1,21 @@
-"""Mixture-of-Experts operators of Ascend NPUs, natively on the CPU, for NumPy arrays."""
+"""Mixture-of-Experts operators of Ascend NPUs, natively on the CPU, for NumPy arrays.
+
+The functions carry the names and arguments of ``torch_npu``; arrays go in and come out. Shapes and values that do
+not fit raise ``ValueError``, wrong dtypes and missing arguments ``TypeError``; the message names the argument, what
+was seen and what is needed. Every function takes ``out=``.
+"""
+
+try:
+    from moe_native import _core
+except ImportError as error:
+    raise ImportError(
+        "moe_native is not built here: its compiled part moe_native._core is missing. In a checkout run "
+        "`pip install .`, and start Python outside of it (or with `python -P`, or use the `moe-native` command)."
+    ) from error
+
+from moe_native.finalize import npu_moe_finalize_routing as npu_moe_finalize_routing
+from moe_native.runtime import get_num_threads as get_num_threads
+from moe_native.runtime import limits as limits
+from moe_native.runtime import set_num_threads as set_num_threads
+
+__version__ = _core.version()

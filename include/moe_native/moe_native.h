@@ -1,0 +1,10 @@
+/* Everything of the C API. */
+#ifndef MOE_NATIVE_MOE_NATIVE_H
+#define MOE_NATIVE_MOE_NATIVE_H
+
+#include "moe_native/finalize.h"
+#include "moe_native/runtime.h"
+#include "moe_native/status.h"
+#include "moe_native/tensor.h"
+
+#endif

@@ -1,0 +1,10 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""The layer between NumPy and the C core: arguments in, outputs allocated, status codes to exceptions.
+
+One file per operator family in ``_cython/``, included at the end.
+"""
+
+include "_cython/runtime.pxi"
+include "_cython/call.pxi"
+
+include "_cython/finalize.pxi"

@@ -1,0 +1,278 @@
+# One call of an operator: arguments become tensor views, outputs are checked or allocated, the core is run.
+
+import operator
+import sys
+import threading
+
+import ml_dtypes
+import numpy as np
+
+cimport numpy as cnp
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from libc.string cimport memset
+
+cnp.import_array()
+
+cdef int bfloat16_type_number = np.dtype(ml_dtypes.bfloat16).num
+
+ctypedef moe_status (*plan_function)(const void*, moe_plan*) noexcept nogil
+ctypedef moe_status (*run_function)(
+    const void*, const moe_plan*, void*, uint64_t, const moe_run_options*) noexcept nogil
+
+
+cdef moe_dtype dtype_of(cnp.ndarray array):
+    """The core's number of an array's dtype, MOE_UNDEFINED if it has none (big-endian ones have none)."""
+    cdef int number = cnp.PyArray_TYPE(array)
+    if number == bfloat16_type_number:
+        return MOE_BFLOAT16
+    if not cnp.PyArray_ISNOTSWAPPED(array):
+        return MOE_UNDEFINED
+    if number == cnp.NPY_FLOAT32:
+        return MOE_FLOAT32
+    if number == cnp.NPY_FLOAT16:
+        return MOE_FLOAT16
+    if number == cnp.NPY_INT8:
+        return MOE_INT8
+    if number == cnp.NPY_INT32:
+        return MOE_INT32
+    if number == cnp.NPY_INT64 or number == cnp.NPY_LONGLONG:
+        return MOE_INT64
+    if number == cnp.NPY_BOOL:
+        return MOE_BOOL
+    if number == cnp.NPY_UINT8:
+        return MOE_UINT8
+    if number == cnp.NPY_INT16:
+        return MOE_INT16
+    if number == cnp.NPY_UINT16:
+        return MOE_UINT16
+    if number == cnp.NPY_UINT32:
+        return MOE_UINT32
+    if number == cnp.NPY_UINT64 or number == cnp.NPY_ULONGLONG:
+        return MOE_UINT64
+    if number == cnp.NPY_FLOAT64:
+        return MOE_FLOAT64
+    return MOE_UNDEFINED
+
+
+cdef int type_number_of(moe_dtype dtype):
+    if dtype == MOE_BFLOAT16:
+        return bfloat16_type_number
+    if dtype == MOE_FLOAT32:
+        return cnp.NPY_FLOAT32
+    if dtype == MOE_FLOAT16:
+        return cnp.NPY_FLOAT16
+    if dtype == MOE_INT8:
+        return cnp.NPY_INT8
+    if dtype == MOE_INT32:
+        return cnp.NPY_INT32
+    if dtype == MOE_INT64:
+        return cnp.NPY_INT64
+    if dtype == MOE_BOOL:
+        return cnp.NPY_BOOL
+    if dtype == MOE_UINT8:
+        return cnp.NPY_UINT8
+    if dtype == MOE_INT16:
+        return cnp.NPY_INT16
+    if dtype == MOE_UINT16:
+        return cnp.NPY_UINT16
+    if dtype == MOE_UINT32:
+        return cnp.NPY_UINT32
+    if dtype == MOE_UINT64:
+        return cnp.NPY_UINT64
+    return cnp.NPY_FLOAT64
+
+
+def as_array(value):
+    """`value` as an ndarray without a copy, or None when it is no array.
+
+    Takes ndarrays, CPU torch tensors (bfloat16 too, which NumPy refuses: its bits are reinterpreted), and objects with
+    ``__array_interface__`` or ``__dlpack__``.
+    """
+    if isinstance(value, np.ndarray):
+        return value
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        value = value.detach()
+        if value.dtype is torch.bfloat16:
+            return value.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        return value.numpy()
+    if hasattr(value, "__array_interface__"):
+        return np.asarray(value)
+    if hasattr(value, "__dlpack__"):
+        return np.from_dlpack(value)
+    return None
+
+
+cdef class Scratch:
+    """Memory that grows with the largest workspace a thread has needed."""
+
+    cdef void* memory
+    cdef uint64_t size
+
+    def __dealloc__(self):
+        PyMem_RawFree(self.memory)
+
+    cdef void* at_least(self, uint64_t size) except? NULL:
+        if size > self.size:
+            PyMem_RawFree(self.memory)
+            self.size = 0
+            self.memory = PyMem_RawMalloc(size)
+            if self.memory == NULL:
+                raise MemoryError(f"workspace of {size} bytes")
+            self.size = size
+        return self.memory
+
+
+cdef object scratch_of_thread = threading.local()
+
+# A larger workspace, as a copy of a large strided input needs, is returned to the system after the call.
+cdef uint64_t largest_kept_scratch = 64 << 20
+
+
+cdef enum:
+    MAX_TENSORS = 24
+
+
+cdef class Call:
+    cdef str op
+    cdef int count
+    cdef moe_tensor[MAX_TENSORS] tensors
+    cdef list inputs
+    cdef list outputs
+
+    def __init__(self, str op):
+        self.op = op
+        self.inputs = []
+        self.outputs = []
+
+    cdef moe_tensor* view(self, str name, cnp.ndarray array) except NULL:
+        """The next tensor view, over an array that the caller keeps alive."""
+        cdef moe_dtype dtype = dtype_of(array)
+        cdef int rank = cnp.PyArray_NDIM(array)
+        cdef int d
+        if dtype == MOE_UNDEFINED:
+            raise TypeError(f"{self.op}: {name}: dtype {array.dtype}, which no operator of this library takes")
+        if rank > MOE_MAX_RANK:
+            raise ValueError(f"{self.op}: {name}: {rank} dimensions, needed at most {MOE_MAX_RANK}")
+        cdef moe_tensor* tensor = &self.tensors[self.count]
+        self.count += 1
+        tensor.data = cnp.PyArray_DATA(array)
+        tensor.dtype = dtype
+        tensor.format = MOE_FORMAT_ND
+        tensor.rank = rank
+        tensor.storage_rank = 0
+        for d in range(rank):
+            tensor.shape[d] = cnp.PyArray_DIM(array, d)
+            tensor.stride[d] = cnp.PyArray_STRIDE(array, d)
+        return tensor
+
+    cdef moe_tensor* input(self, str name, object value) except? NULL:
+        """An array argument; None is absent (null)."""
+        if value is None:
+            return NULL
+        array = as_array(value)
+        if array is None:
+            raise TypeError(f"{self.op}: {name}: {type(value).__name__}, needed an array")
+        self.inputs.append((name, array))
+        return self.view(name, array)
+
+    cdef tuple results(self, object out, int count):
+        """The `out` argument of an operator with several results, as a tuple of that many arrays or None."""
+        if out is None:
+            return (None,) * count
+        if not isinstance(out, tuple):
+            raise TypeError(f"{self.op}: out: {type(out).__name__}, needed None or a tuple of {count}")
+        if len(out) != count:
+            raise ValueError(f"{self.op}: out: {len(out)} entries, needed {count}")
+        return out
+
+    cdef moe_tensor* output(self, str name, object out, const moe_tensor* needed) except NULL:
+        """A result: allocated when `out` is None, else checked to be exactly what is needed."""
+        cdef cnp.npy_intp[8] dims
+        cdef int d
+        cdef cnp.ndarray array
+        for d in range(needed.rank):
+            dims[d] = needed.shape[d]
+        if out is None:
+            array = cnp.PyArray_EMPTY(needed.rank, dims, type_number_of(needed.dtype), 0)
+        else:
+            if not isinstance(out, np.ndarray):
+                raise TypeError(f"{self.op}: out: {type(out).__name__} for {name}, needed a NumPy array")
+            array = out
+            shape = tuple([dims[d] for d in range(needed.rank)])
+            if dtype_of(array) != needed.dtype or out.shape != shape:
+                raise ValueError(
+                    f"{self.op}: out: {array.dtype} {out.shape} for {name}, "
+                    f"needed {moe_dtype_name(needed.dtype).decode()} {shape}"
+                )
+            if not cnp.PyArray_ISCARRAY(array):
+                raise ValueError(f"{self.op}: out: the array for {name} must be C-contiguous, aligned and writeable")
+        self.outputs.append((name, array))
+        return self.view(name, array)
+
+    cdef object array_of(self, int index):
+        return self.outputs[index][1]
+
+    cdef tuple arrays(self):
+        return tuple([array for _, array in self.outputs])
+
+    cdef int refuse_overlap(self) except -1:
+        cdef int i
+        for i, (name, array) in enumerate(self.outputs):
+            for other_name, other in self.inputs + self.outputs[i + 1:]:
+                # Bounds first: the exact question is only asked of arrays in the same memory.
+                if np.may_share_memory(array, other) and np.shares_memory(array, other):
+                    raise ValueError(f"{self.op}: out: the array for {name} overlaps {other_name}")
+        return 0
+
+    cdef int run(self, plan_function plan_it, run_function run_it, const void* args, bint own_outputs) except -1:
+        """Plans and runs. `own_outputs`: all outputs are new arrays, which overlap nothing."""
+        cdef moe_plan plan
+        cdef moe_run_options options
+        cdef void* memory = NULL
+        cdef moe_status status
+        cdef Scratch scratch
+        if not own_outputs:
+            self.refuse_overlap()
+        if plan_it(args, &plan) != 0:
+            raise_last_error()
+        if plan.workspace_size > 0:
+            scratch = getattr(scratch_of_thread, "scratch", None)
+            if scratch is None or plan.workspace_size > largest_kept_scratch:
+                scratch = Scratch()
+                if plan.workspace_size <= largest_kept_scratch:
+                    scratch_of_thread.scratch = scratch
+            memory = scratch.at_least(plan.workspace_size)
+        memset(&options, 0, sizeof(options))
+        options.data_policy = MOE_DATA_REJECT
+        options.undefined_policy = MOE_UNDEFINED_ZERO
+        with nogil:
+            status = run_it(args, &plan, memory, plan.workspace_size, &options)
+        if status != 0:
+            raise_last_error()
+        return 0
+
+    cdef int64_t integer(self, str name, object value) except? -1:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError(f"{self.op}: {name}: {value!r}, needed an int")
+        try:
+            number = operator.index(value)
+        except TypeError:
+            raise TypeError(f"{self.op}: {name}: {type(value).__name__}, needed an int") from None
+        if not -(1 << 63) <= number < 1 << 63:
+            raise ValueError(f"{self.op}: {name}: {number}, which does not fit 64 bits")
+        return number
+
+    cdef cbool boolean(self, str name, object value) except? False:
+        if not isinstance(value, (bool, np.bool_)):
+            raise TypeError(f"{self.op}: {name}: {type(value).__name__}, needed a bool")
+        return value
+
+    cdef double real(self, str name, object value) except? -1.0:
+        if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+            raise TypeError(f"{self.op}: {name}: {type(value).__name__}, needed a float")
+        return value
+
+
+cdef int fail_if(moe_status status) except -1:
+    return raise_last_error() if status != 0 else 0

@@ -1,0 +1,113 @@
+#include "core/cpu.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+
+#include "moe_native/runtime.h"
+
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
+
+namespace moe {
+namespace {
+
+constexpr const char* names[] = {
+    "baseline",
+#if defined(__x86_64__)
+    "avx2",     "avx512", "avx512vnni", "avx512bf16",
+#elif defined(__aarch64__)
+    "dotprod",
+    "i8mm",
+#endif
+};
+constexpr int name_count = sizeof names / sizeof names[0];
+
+Isa detect() {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("f16c"))
+        return Isa::baseline;
+    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+        !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl"))
+        return Isa::avx2;
+    if (!__builtin_cpu_supports("avx512vnni")) return Isa::avx512;
+    if (!__builtin_cpu_supports("avx512bf16")) return Isa::avx512vnni;
+    return Isa::avx512bf16;
+#elif defined(__aarch64__)
+    constexpr unsigned long hwcap_asimddp = 1UL << 20;
+    constexpr unsigned long hwcap2_i8mm = 1UL << 13;
+    if (!(getauxval(AT_HWCAP) & hwcap_asimddp)) return Isa::baseline;
+    return getauxval(AT_HWCAP2) & hwcap2_i8mm ? Isa::i8mm : Isa::dotprod;
+#else
+    return Isa::baseline;
+#endif
+}
+
+Isa detected() {
+    static const Isa isa = detect();
+    return isa;
+}
+
+Status find(const char* name, const char* argument, Isa* isa) {
+    for (int i = 0; i < name_count; ++i) {
+        if (std::strcmp(name, names[i]) != 0) continue;
+        if (static_cast<Isa>(i) > detected())
+            return fail(MOE_ERROR_RUNTIME, Kind::runtime, argument, "this processor has no %s, its best is %s", name,
+                        names[static_cast<int>(detected())]);
+        *isa = static_cast<Isa>(i);
+        return MOE_OK;
+    }
+    return fail(MOE_ERROR_RUNTIME, Kind::runtime, argument, "unknown instruction set \"%s\", needed \"baseline\"%s",
+                name,
+#if defined(__x86_64__)
+                ", \"avx2\", \"avx512\", \"avx512vnni\" or \"avx512bf16\""
+#elif defined(__aarch64__)
+                ", \"dotprod\" or \"i8mm\""
+#else
+                ""
+#endif
+    );
+}
+
+// -1 until it is known, so that the environment is read at the first call and not at load.
+std::atomic<int> limit{-1};
+
+Status from_environment(Isa* isa) {
+    const char* name = std::getenv("MOE_NATIVE_ISA");
+    *isa = detected();
+    return name == nullptr || name[0] == '\0' ? static_cast<Status>(MOE_OK) : find(name, "MOE_NATIVE_ISA", isa);
+}
+
+}  // namespace
+
+Status isa_environment() {
+    if (limit.load(std::memory_order_relaxed) >= 0) return MOE_OK;
+    Isa isa;
+    MOE_TRY(from_environment(&isa));
+    int unknown = -1;
+    limit.compare_exchange_strong(unknown, static_cast<int>(isa), std::memory_order_relaxed);
+    return MOE_OK;
+}
+
+Isa isa_limit() {
+    const int known = limit.load(std::memory_order_relaxed);
+    // Without a usable environment nothing above the floor is safe to assume; every operator refuses before
+    // this.
+    if (known < 0) return isa_environment() == MOE_OK ? isa_limit() : Isa::baseline;
+    return static_cast<Isa>(known);
+}
+
+}  // namespace moe
+
+moe_status moe_set_isa_limit(const char* name) {
+    moe::Isa isa = moe::detected();
+    if (name != nullptr && name[0] != '\0') MOE_TRY(moe::find(name, "isa", &isa));
+    moe::limit.store(static_cast<int>(isa), std::memory_order_relaxed);
+    return MOE_OK;
+}
+
+const char* moe_get_isa_limit(void) {
+    return moe::names[static_cast<int>(moe::isa_limit())];
+}

@@ -1,0 +1,61 @@
+// Operands as kernels want them, contiguous and aligned, whatever the caller's strides are.
+#pragma once
+
+#include <cstdint>
+
+#include "core/tensor.h"
+#include "core/workspace.h"
+
+namespace moe {
+
+// Copies between two views of the same shape; strides in bytes. Parallel when it pays.
+void copy_strided(int threads, int32_t rank, const int64_t* shape, int64_t item_size, void* target,
+                  const int64_t* target_stride, const void* source, const int64_t* source_stride);
+
+// An input. Absent (null) ones are fine: data() is null then.
+class Input {
+  public:
+    // Plan step: books a copy if the view needs one. `name` must be a literal.
+    void book(const Tensor* tensor, const char* name, Ledger& ledger);
+    // Run step: makes the copy.
+    Status load(const Workspace& workspace);
+
+    template <class T>
+    const T* data() const {
+        return static_cast<const T*>(data_);
+    }
+    explicit operator bool() const { return tensor_ != nullptr; }
+
+  private:
+    const Tensor* tensor_ = nullptr;
+    const char* name_ = "";
+    bool copied_ = false;
+    Piece copy_;
+    const void* data_ = nullptr;
+};
+
+// An output. A strided one is computed in a copy that starts with the caller's contents, so that parts an
+// operator leaves alone stay as they were.
+class Output {
+  public:
+    void book(Tensor* tensor, const char* name, Ledger& ledger);
+    Status load(const Workspace& workspace);
+    // End of the run step: writes a copy back through the strides.
+    void store() const;
+
+    template <class T>
+    T* data() const {
+        return static_cast<T*>(data_);
+    }
+    explicit operator bool() const { return tensor_ != nullptr; }
+
+  private:
+    Tensor* tensor_ = nullptr;
+    const char* name_ = "";
+    bool copied_ = false;
+    int threads_ = 1;
+    Piece copy_;
+    void* data_ = nullptr;
+};
+
+}  // namespace moe

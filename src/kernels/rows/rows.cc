@@ -1,0 +1,45 @@
+#include "kernels/rows/rows.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "kernels/rows/rows_list.h"
+
+namespace moe {
+
+const RowKernels& row_kernels() {
+    return choose(row_kernel_list);
+}
+
+void widen_row(const RowKernels& kernels, Dtype dtype, const void* source, float* target, int64_t n) {
+    switch (dtype) {
+        case MOE_FLOAT16:
+            return kernels.widen_f16(static_cast<const uint16_t*>(source), target, n);
+        case MOE_BFLOAT16:
+            return kernels.widen_bf16(static_cast<const uint16_t*>(source), target, n);
+        default:
+            std::memcpy(target, source, static_cast<size_t>(n) * sizeof(float));
+    }
+}
+
+void narrow_row(const RowKernels& kernels, Dtype dtype, const float* source, void* target, int64_t n) {
+    switch (dtype) {
+        case MOE_FLOAT16:
+            return kernels.narrow_f16(source, static_cast<uint16_t*>(target), n);
+        case MOE_BFLOAT16:
+            return kernels.narrow_bf16(source, static_cast<uint16_t*>(target), n);
+        default:
+            std::memcpy(target, source, static_cast<size_t>(n) * sizeof(float));
+    }
+}
+
+float quantise_row(const RowKernels& kernels, const float* values, int8_t* codes, int64_t n) {
+    const float scale = kernels.largest_magnitude(values, n) / 127.0f;
+    if (scale == 0.0f || !std::isfinite(scale))
+        std::memset(codes, 0, static_cast<size_t>(n));
+    else
+        kernels.quantise(values, scale, codes, n);
+    return scale;
+}
+
+}  // namespace moe
