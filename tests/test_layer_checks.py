@@ -47,7 +47,7 @@ def init_routing(x, expert_idx):
 def swiglu_quant(x, w, counts, w_scale, x_scale):
     expert = np.repeat(np.arange(len(counts)), counts)
     output, scale = np.zeros((len(x), HALF), np.int8), np.zeros(len(x), F32)
-    acc = np.array([row.astype(np.int64) @ w[e] for row, e in zip(x, expert)])
+    acc = np.array([row.astype(np.int64) @ w[e] for row, e in zip(x, expert, strict=False)])
     c = acc.astype(F32) * w_scale[expert] * x_scale[: len(expert), None]
     a, b = c[:, :HALF], c[:, HALF:]
     output[: len(expert)], scale[: len(expert)] = quantise(a / (F32(1) + exp32(-a)) * b)
@@ -228,7 +228,7 @@ def test_ties_are_counted_not_failed():
     assert verdict.ties == 1
     verdict.codes("q", np.array([[3, 4, -2]], np.int8), np.array([[3.50001, 3.5, -1.5]]), error)
     assert not verdict.ok
-    assert "q[0, 0] is 3, needs to be 4" in verdict.problem
+    assert "q[0, 0] is 3, needed 4" in verdict.problem
 
 
 def test_saturated_codes():

@@ -37,13 +37,9 @@ class HiddenDtype(StrEnum):
 def layer(
     context: typer.Context,
     tokens: Annotated[int, typer.Option(help="Tokens in the batch.")] = Size.tokens,
-    experts: Annotated[
-        int, typer.Option(help="Experts of the router; an eighth of them is held here.")
-    ] = Size.experts,
+    experts: Annotated[int, typer.Option(help="Experts of the router; an eighth of them is held here.")] = Size.experts,
     hidden: Annotated[int, typer.Option(help="Hidden size.")] = Size.hidden,
-    dtype: Annotated[
-        HiddenDtype, typer.Option(help="Data type of the hidden states.")
-    ] = HiddenDtype.bfloat16,
+    dtype: Annotated[HiddenDtype, typer.Option(help="Data type of the hidden states.")] = HiddenDtype.bfloat16,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; the default is one per core.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
@@ -76,8 +72,7 @@ def layer(
         "weight_bytes": size.weight_bytes,
         "seconds": time.perf_counter() - began,
         # ru_maxrss is in KiB, on macOS in bytes.
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        * (1 if sys.platform == "darwin" else 1024),
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         "ok": ok,
     }
     (report.print_json if as_json else report.print_table)(summary, steps)

@@ -77,27 +77,25 @@ class Verdict:
     def exact(self, name: str, seen: Array, wanted: Array) -> bool:
         """Compare exactly: dtype, shape and every element."""
         if seen.dtype != wanted.dtype or seen.shape != wanted.shape:
-            self.fail(f"{name} is {seen.dtype}{seen.shape}, needs to be {wanted.dtype}{wanted.shape}")
+            self.fail(f"{name} is {seen.dtype}{seen.shape}, needed {wanted.dtype}{wanted.shape}")
             return False
         wrong = np.argwhere(seen != wanted)
         if len(wrong):
             at = tuple(int(i) for i in wrong[0])
-            self.fail(
-                f"{name}{list(at)} is {seen[at]}, needs to be {wanted[at]}; {len(wrong)} elements differ"
-            )
+            self.fail(f"{name}{list(at)} is {seen[at]}, needed {wanted[at]}; {len(wrong)} elements differ")
         return not len(wrong)
 
     def within(self, name: str, seen: Array, wanted: Float64, bound: Float64) -> None:
         """Compare values: ``abs(seen - wanted) <= bound`` everywhere. NaN never passes."""
         if seen.shape != wanted.shape:
-            self.fail(f"{name} has shape {seen.shape}, needs {wanted.shape}")
+            self.fail(f"{name} has shape {seen.shape}, needed {wanted.shape}")
             return
         difference = np.abs(seen.astype(np.float64) - wanted)
         wrong = np.argwhere(~(difference <= bound))
         if len(wrong):
             at = tuple(int(i) for i in wrong[0])
             self.fail(
-                f"{name}{list(at)} is {float(seen[at])!r}, needs to be {float(wanted[at])!r} "
+                f"{name}{list(at)} is {float(seen[at])!r}, needed {float(wanted[at])!r} "
                 f"within {bound[at]:.3g}; {len(wrong)} elements differ"
             )
             return
@@ -107,7 +105,7 @@ class Verdict:
     def codes(self, name: str, seen: Array, quotient: Float64, error: Float64) -> None:
         """Compare int8 codes with the quotients they round, each known to `error`; count the ties."""
         if seen.dtype != np.int8 or seen.shape != quotient.shape:
-            self.fail(f"{name} is {seen.dtype}{seen.shape}, needs to be int8{quotient.shape}")
+            self.fail(f"{name} is {seen.dtype}{seen.shape}, needed int8{quotient.shape}")
             return
         exact = np.clip(np.rint(quotient), -128, 127)
         differs = seen != exact
@@ -117,7 +115,7 @@ class Verdict:
         if len(wrong):
             at = tuple(int(i) for i in wrong[0])
             self.fail(
-                f"{name}{list(at)} is {seen[at]}, needs to be {exact[at]:.0f} "
+                f"{name}{list(at)} is {seen[at]}, needed {exact[at]:.0f} "
                 f"(from {float(quotient[at])!r}); {len(wrong)} elements differ"
             )
         self.ties += int(differs.sum()) - len(wrong)
@@ -168,10 +166,10 @@ def gating(
     tokens, experts = logits.shape
     verdict = Verdict(rows=tokens)
     if expert_idx.dtype != np.int32 or expert_idx.shape != (tokens, k):
-        verdict.fail(f"expert_idx is {expert_idx.dtype}{expert_idx.shape}, needs to be int32{(tokens, k)}")
+        verdict.fail(f"expert_idx is {expert_idx.dtype}{expert_idx.shape}, needed int32{(tokens, k)}")
         return verdict
     if y.dtype != np.float32 or y.shape != (tokens, k):
-        verdict.fail(f"y is {y.dtype}{y.shape}, needs to be float32{(tokens, k)}")
+        verdict.fail(f"y is {y.dtype}{y.shape}, needed float32{(tokens, k)}")
         return verdict
     s = 1 / (1 + np.exp(-logits.astype(np.float64)))
     v = s + bias.astype(np.float64)
@@ -191,7 +189,7 @@ def gating(
         if legal and _explained(chosen, v[row], v_error[row], score[row], score_error[row], k_group, group):
             verdict.ties += 1
         else:
-            verdict.fail(f"expert_idx[{row}] is {chosen.tolist()}, needs to be {order[row].tolist()}")
+            verdict.fail(f"expert_idx[{row}] is {chosen.tolist()}, needed {order[row].tolist()}")
             return verdict
 
     # k - 1 additions and one of eps; one quotient, one product with the factor.
@@ -212,10 +210,7 @@ def _explained(
 ) -> bool:
     """Whether values within `v_error` of `v`, and group scores likewise, make `chosen` the best."""
     used = {int(g) for g in group[chosen]}
-    if (
-        len(used) > k_group
-        or not (v[chosen[:-1]] + v_error[chosen[:-1]] >= v[chosen[1:]] - v_error[chosen[1:]]).all()
-    ):
+    if len(used) > k_group or not (v[chosen[:-1]] + v_error[chosen[:-1]] >= v[chosen[1:]] - v_error[chosen[1:]]).all():
         return False
     rest = [g for g in range(len(score)) if g not in used]
     for more in combinations(rest, k_group - len(used)):
@@ -258,15 +253,13 @@ def init_routing(
         return verdict
     shape = (len(flat), x.shape[1])
     if expanded_x.dtype != np.int8 or expanded_x.shape != shape or scale.shape != shape[:1]:
-        verdict.fail(f"expanded_x is {expanded_x.dtype}{expanded_x.shape}, needs to be int8{shape}")
+        verdict.fail(f"expanded_x is {expanded_x.dtype}{expanded_x.shape}, needed int8{shape}")
         return verdict
     source = pi[:valid] // expert_idx.shape[1]
 
     amax = np.zeros(len(x))
     for start in range(0, len(x), ROWS):
-        amax[start : start + ROWS] = np.abs(x[start : start + ROWS].astype(np.float64)).max(
-            axis=1, initial=0.0
-        )
+        amax[start : start + ROWS] = np.abs(x[start : start + ROWS].astype(np.float64)).max(axis=1, initial=0.0)
     wanted = np.zeros(len(flat), np.float32)
     wanted[:valid] = (amax / 127).astype(np.float32)[source]
     verdict.exact("expanded_scale", scale, wanted)
@@ -277,9 +270,7 @@ def init_routing(
         block = rows[start : start + ROWS]
         step = np.where(scale[block] > 0, scale[block].astype(np.float64), np.inf)[:, None]
         quotient = x[source[block]].astype(np.float64) / step
-        verdict.codes(
-            f"expanded_x, rows {block[0]} to {block[-1]},", expanded_x[block], quotient, U * np.abs(quotient)
-        )
+        verdict.codes(f"expanded_x, rows {block[0]} to {block[-1]},", expanded_x[block], quotient, U * np.abs(quotient))
     if expanded_x[valid:].any():
         verdict.fail(f"expanded_x has values other than zero beyond its {valid} rows")
     return verdict
@@ -307,7 +298,7 @@ def swiglu_quant(
     half = weight_scale.shape[1] // 2
     verdict = Verdict()
     if output.shape != (len(x), half) or output_scale.dtype != np.float32 or output_scale.shape != (len(x),):
-        verdict.fail(f"output is {output.dtype}{output.shape}, needs to be int8{(len(x), half)}")
+        verdict.fail(f"output is {output.dtype}{output.shape}, needed int8{(len(x), half)}")
         return verdict
     start = 0
     for expert, end in enumerate(group_list.tolist()):
@@ -329,9 +320,7 @@ def swiglu_quant(
             # The codes belong to the scale that came with them, compared above. A zero row has codes 0.
             scale = np.where(output_scale[block] > 0, output_scale[block].astype(np.float64), np.inf)[:, None]
             quotient = s / scale
-            verdict.codes(
-                "output" + name, output[block], quotient, s_error / scale + gamma(1) * np.abs(quotient)
-            )
+            verdict.codes("output" + name, output[block], quotient, s_error / scale + gamma(1) * np.abs(quotient))
             verdict.rows += len(block)
         tick()
     if output[start:].any() or output_scale[start:].any():
@@ -360,7 +349,7 @@ def finalize_routing(
     verdict = Verdict(rows=len(tokens))
     n = scale.shape[1]
     if y.dtype != np.float32 or y.ndim != 2 or y.shape[1] != n:
-        verdict.fail(f"y is {y.dtype}{y.shape}, needs to be float32 with {n} columns")
+        verdict.fail(f"y is {y.dtype}{y.shape}, needed float32 with {n} columns")
         return verdict
     place = np.full(len(y), -1)
     place[tokens] = np.arange(len(tokens))

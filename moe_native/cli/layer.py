@@ -51,13 +51,11 @@ class Size:
     def __post_init__(self) -> None:
         for name in ("tokens", "hidden", "intermediate"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, needs to be at least 1")
+                raise ValueError(f"{name} is {getattr(self, name)}, needed at least 1")
         # Group scores need two experts in a group, and the groups that are kept need top_k of them.
         least = self.groups * max(2, -(-self.top_k // self.groups_kept))
         if self.experts % self.groups or not least <= self.experts <= 2048:
-            raise ValueError(
-                f"experts is {self.experts}, needs to be a multiple of {self.groups} from {least} to 2048"
-            )
+            raise ValueError(f"experts is {self.experts}, needed a multiple of {self.groups} from {least} to 2048")
 
     @property
     def active(self) -> tuple[int, int]:
@@ -133,9 +131,7 @@ class Layer:
         self.x = rng.standard_normal((size.tokens, size.hidden), dtype=np.float32).astype(dtype)
         self.logits = rng.standard_normal((size.tokens, size.experts), dtype=np.float32)
         popularity = -SKEW * np.log1p(np.arange(size.active_experts))
-        self.bias = np.concatenate([rng.permutation(popularity) for _ in range(size.groups)]).astype(
-            np.float32
-        )
+        self.bias = np.concatenate([rng.permutation(popularity) for _ in range(size.groups)]).astype(np.float32)
         self.w1 = RandomWeights((seed, 1), size.hidden, 2 * size.intermediate)
         self.w2 = RandomWeights((seed, 2), size.intermediate, size.hidden)
         self.w1_scale = self.w1.scales(size.active_experts, rng)
@@ -226,9 +222,7 @@ class Layer:
         checked_rows = np.flatnonzero(np.isin(source[:routed], tokens))
         ends = np.cumsum(counts)
         (act, act_scale, _), seconds = timed(
-            lambda: moe_native.npu_grouped_matmul_swiglu_quant(
-                rows, self.w1_nz, ends, self.w1_scale, row_scale
-            )
+            lambda: moe_native.npu_grouped_matmul_swiglu_quant(rows, self.w1_nz, ends, self.w1_scale, row_scale)
         )
         yield Step(
             name="npu_grouped_matmul_swiglu_quant",

@@ -72,13 +72,9 @@ def print_table(summary: Mapping[str, Any], steps: Sequence[Step]) -> None:
     console.print(table)
     for step in steps:
         if not step.verdict.ok:
-            console.print(
-                f"[bold red]{step.name}[/]: {escape(step.verdict.problem)}", highlight=False, soft_wrap=True
-            )
+            console.print(f"[bold red]{step.name}[/]: {escape(step.verdict.problem)}", highlight=False, soft_wrap=True)
     outcome = "Every step agrees with its definition" if summary["ok"] else "[bold red]A step is wrong[/]"
-    console.print(
-        f"{outcome}; {summary['seconds']:.1f} s, {summary['peak_bytes'] / 1e9:.1f} GB.", highlight=False
-    )
+    console.print(f"{outcome}; {summary['seconds']:.1f} s, {summary['peak_bytes'] / 1e9:.1f} GB.", highlight=False)
 
 
 def _result(step: Step) -> str:
