@@ -1,6 +1,5 @@
 # One call of an operator: arguments become tensor views, outputs are checked or allocated, the core is run.
 
-import operator
 import sys
 import threading
 

@@ -1,5 +1,7 @@
 # Declarations of status.h, tensor.h and runtime.h, and the functions of the package that set up the runtime.
 
+import operator
+
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libcpp cimport bool as cbool
 
@@ -111,7 +113,8 @@ cdef int raise_last_error() except -1:
 def set_num_threads(threads):
     if isinstance(threads, bool):
         raise TypeError(f"threads: {threads!r}, needed an int >= 0")
-    if moe_set_num_threads(threads) != 0:
+    # Numbers beyond any machine's are cut to what the core's type holds.
+    if moe_set_num_threads(max(-1, min(operator.index(threads), 1 << 20))) != 0:
         raise_last_error()
 
 
