@@ -132,7 +132,8 @@ def test_wrong_operator_of_any_step_fails(monkeypatch):
             patch.setattr(moe_native, name, spoilt)
             result = run("--json")
         assert result.exit_code == 1, name
-        assert [step["step"] for step in json.loads(result.stdout)["steps"] if not step["ok"]] == [name]
+        wrong = [step["step"] for step in json.loads(result.stdout)["steps"] if not step["ok"]]
+        assert wrong[0] == name  # Later steps may be wrong because of it.
 
 
 def test_histogram_is_skewed():

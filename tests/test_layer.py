@@ -70,7 +70,11 @@ def dense(layer):
     return y, bound
 
 
-def run(layer, first=0, last=EXPERTS, weights=moe_native.npu_format_cast):
+def nz(weights):
+    return moe_native.npu_format_cast(weights, 29)
+
+
+def run(layer, first=0, last=EXPERTS, weights=nz):
     """The share of the experts in ``[first, last)``."""
     gate, expert_idx, _ = moe_native.npu_moe_gating_top_k(layer["logits"], TOP_K, norm_type=1)
     rows, source, counts, row_scale = moe_native.npu_moe_init_routing_v2(
@@ -98,13 +102,9 @@ def run(layer, first=0, last=EXPERTS, weights=moe_native.npu_format_cast):
     )
 
 
-def nz(weights):
-    return moe_native.npu_format_cast(weights, 29)
-
-
 def test_layer_equals_dense(layer):
     y, bound = dense(layer)
-    assert (np.abs(run(layer, weights=nz) - y) <= bound).all()
+    assert (np.abs(run(layer) - y) <= bound).all()
     # The bound says something: with no ties it is a few units in the last place of the terms.
     assert np.median(bound) < 1e-4 * np.abs(y).max()
 
@@ -114,12 +114,12 @@ def test_sum_of_the_ranks_equals_dense(layer, ranks):
     """Every rank computes its own experts for all tokens; what they send back adds up."""
     y, bound = dense(layer)
     share = EXPERTS // ranks
-    parts = [run(layer, first, first + share, weights=nz) for first in range(0, EXPERTS, share)]
+    parts = [run(layer, first, first + share) for first in range(0, EXPERTS, share)]
     assert (np.abs(np.sum(parts, axis=0, dtype=np.float64) - y) <= bound).all()
 
 
 def test_plain_weights_and_threads_give_the_same_bits(layer):
-    needed = run(layer, weights=nz)
+    needed = run(layer)
     moe_native.set_num_threads(1)
     try:
         assert_same_bits(run(layer, weights=lambda w: w), needed)
@@ -129,7 +129,7 @@ def test_plain_weights_and_threads_give_the_same_bits(layer):
 
 def test_split_batch(layer):
     """Tokens do not know of each other."""
-    whole = run(layer, weights=nz)
+    whole = run(layer)
     for begin, end in [(0, 1), (1, 20), (20, TOKENS)]:
         part = layer | {"x": layer["x"][begin:end], "logits": layer["logits"][begin:end]}
-        assert_same_bits(run(part, weights=nz), whole[begin:end])
+        assert_same_bits(run(part), whole[begin:end])

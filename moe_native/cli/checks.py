@@ -237,9 +237,9 @@ def init_routing(
 ) -> Verdict:
     """Dropless routing into the `active` range, dynamic int8, scatter indices, counts.
 
-    Indices, counts and scales are compared in full: ``amax / 127`` rounded from float64 to float32 is the
-    float32 quotient, because 53 bits are more than 2 * 24 + 1. Codes are compared on the rows of `tokens`;
-    all rows beyond the last are zero.
+    All of it is exact: a float64 quotient of float32 values rounds to their float32 quotient, because 53 bits are
+    more than 2 * 24 + 1. Indices, counts and scales are compared in full, codes on the rows of `tokens`; all rows
+    beyond the last are zero.
     """
     first, last = active
     flat = expert_idx.reshape(-1).astype(np.int64)
@@ -269,8 +269,9 @@ def init_routing(
     for start in range(0, len(rows), ROWS):
         block = rows[start : start + ROWS]
         step = np.where(scale[block] > 0, scale[block].astype(np.float64), np.inf)[:, None]
-        quotient = x[source[block]].astype(np.float64) / step
-        verdict.codes(f"expanded_x, rows {block[0]} to {block[-1]},", expanded_x[block], quotient, U * np.abs(quotient))
+        quotient = (x[source[block]].astype(np.float64) / step).astype(np.float32)
+        codes = np.clip(np.rint(quotient), -128, 127).astype(np.int8)
+        verdict.exact(f"expanded_x, rows {block[0]} to {block[-1]},", expanded_x[block], codes)
     if expanded_x[valid:].any():
         verdict.fail(f"expanded_x has values other than zero beyond its {valid} rows")
     return verdict
