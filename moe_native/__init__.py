@@ -14,6 +14,9 @@ except ImportError as error:
     ) from error
 
 from moe_native.finalize import npu_moe_finalize_routing as npu_moe_finalize_routing
+from moe_native.layout import NzArray as NzArray
+from moe_native.layout import NzLocation as NzLocation
+from moe_native.layout import npu_format_cast as npu_format_cast
 from moe_native.runtime import get_num_threads as get_num_threads
 from moe_native.runtime import limits as limits
 from moe_native.runtime import set_num_threads as set_num_threads

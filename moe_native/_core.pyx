@@ -8,3 +8,4 @@ include "_cython/runtime.pxi"
 include "_cython/call.pxi"
 
 include "_cython/finalize.pxi"
+include "_cython/format.pxi"

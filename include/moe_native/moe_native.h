@@ -3,6 +3,7 @@
 #define MOE_NATIVE_MOE_NATIVE_H
 
 #include "moe_native/finalize.h"
+#include "moe_native/format.h"
 #include "moe_native/runtime.h"
 #include "moe_native/status.h"
 #include "moe_native/tensor.h"

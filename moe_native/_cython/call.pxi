@@ -102,6 +102,15 @@ def as_array(value):
     return None
 
 
+# Set by moe_native.layout, which stands above this layer.
+cdef object nz_array_class = ()
+
+
+def set_nz_array_class(cls):
+    global nz_array_class
+    nz_array_class = cls
+
+
 cdef class Scratch:
     """Memory that grows with the largest workspace a thread has needed."""
 
@@ -174,6 +183,30 @@ cdef class Call:
             raise TypeError(f"{self.op}: {name}: {type(value).__name__}, needed an array")
         self.inputs.append((name, array))
         return self.view(name, array)
+
+    cdef moe_tensor* nz_view(self, str name, cnp.ndarray storage, object shape) except NULL:
+        """The next tensor view, of a FRACTAL_NZ matrix of a logical shape. The core checks that they belong together."""
+        cdef moe_tensor* tensor = self.view(name, storage)
+        cdef int d
+        if not cnp.PyArray_ISCARRAY_RO(storage):
+            raise ValueError(f"{self.op}: {name}: storage in FRACTAL_NZ must be C-contiguous and aligned")
+        if len(shape) > MOE_MAX_RANK:
+            raise ValueError(f"{self.op}: {name}: {len(shape)} dimensions, needed at most {MOE_MAX_RANK}")
+        tensor.format = MOE_FORMAT_NZ
+        tensor.storage_rank = tensor.rank
+        for d in range(tensor.rank):
+            tensor.storage_shape[d] = tensor.shape[d]
+        tensor.rank = len(shape)
+        for d in range(tensor.rank):
+            tensor.shape[d] = shape[d]
+        return tensor
+
+    cdef moe_tensor* matrix(self, str name, object value) except? NULL:
+        """An array argument that may be an NzArray; None is absent (null)."""
+        if not isinstance(value, nz_array_class):
+            return self.input(name, value)
+        self.inputs.append((name, value.storage))
+        return self.nz_view(name, value.storage, value.shape)
 
     cdef tuple results(self, object out, int count):
         """The `out` argument of an operator with several results, as a tuple of that many arrays or None."""

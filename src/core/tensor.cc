@@ -5,6 +5,8 @@
 #include <cstring>
 #include <string_view>
 
+#include "core/nz.h"
+
 namespace moe {
 namespace {
 
@@ -50,8 +52,9 @@ Status well_formed(const Tensor& tensor, const char* name) {
         return static_cast<Status>(MOE_OK);
     };
     MOE_TRY(dimensions(tensor.rank, tensor.shape, "shape"));
-    if (tensor.format == MOE_FORMAT_NZ) MOE_TRY(dimensions(tensor.storage_rank, tensor.storage_shape, "storage shape"));
-    return MOE_OK;
+    if (tensor.format == MOE_FORMAT_ND) return MOE_OK;
+    MOE_TRY(dimensions(tensor.storage_rank, tensor.storage_shape, "storage shape"));
+    return nz_consistent(tensor, name);
 }
 
 }  // namespace
