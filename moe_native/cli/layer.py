@@ -10,6 +10,7 @@ seed again, one expert at a time, so a fault in the operators' copy cannot be in
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -140,17 +141,19 @@ class Layer:
         self.w1_nz = self._cast(self.w1, tick)
         self.w2_nz = self._cast(self.w2, tick)
 
-    def _cast(self, weights: RandomWeights, tick: Tick) -> NDArray[np.int8]:
-        """NZ storage (e, n1, k1, 16, 32) of all experts, cast one by one to avoid a second full copy."""
+    def _cast(self, weights: RandomWeights, tick: Tick) -> moe_native.NzArray:
+        """All experts of this rank in NZ storage, cast one by one to avoid a second full copy."""
         shape = (self.size.active_experts, -(-weights.n // 32), -(-weights.k // 16), 16, 32)
-        storage = np.empty(shape, np.int8)
+        # Rows of a tile are 32 bytes; none crosses a cache line when the first one starts one.
+        memory = np.empty(math.prod(shape) + 64, np.int8)
+        storage = memory[-memory.ctypes.data % 64 :][: math.prod(shape)].reshape(shape)
         for expert, part in enumerate(storage):
             plain = weights(expert)
             start = time.perf_counter()
             moe_native.npu_format_cast(plain, 29, out=part)
             self.cast_seconds += time.perf_counter() - start
             tick()
-        return storage
+        return moe_native.NzArray(storage, (self.size.active_experts, weights.k, weights.n))
 
     def run(self) -> Iterator[Step]:
         """Run the layer, each step on the results of the one before."""
@@ -273,9 +276,9 @@ class Layer:
         """Compare some rows of each of the matrices."""
         verdict = checks.Verdict()
         rng = np.random.default_rng(0)
-        for weights, storage in ((self.w1, self.w1_nz), (self.w2, self.w2_nz)):
+        for weights, nz in ((self.w1, self.w1_nz), (self.w2, self.w2_nz)):
             some = np.sort(rng.choice(weights.k, min(weights.k, CHECKED_WEIGHT_ROWS), replace=False))
-            for expert, part in enumerate(storage):
+            for expert, part in enumerate(nz.storage):
                 verdict.add(checks.format_cast(weights(expert), part, some))
                 tick()
         return verdict
