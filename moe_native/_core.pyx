@@ -9,3 +9,4 @@ include "_cython/call.pxi"
 
 include "_cython/finalize.pxi"
 include "_cython/format.pxi"
+include "_cython/gating.pxi"
