@@ -17,6 +17,7 @@ from moe_native.finalize import npu_moe_finalize_routing as npu_moe_finalize_rou
 from moe_native.layout import NzArray as NzArray
 from moe_native.layout import NzLocation as NzLocation
 from moe_native.layout import npu_format_cast as npu_format_cast
+from moe_native.init_routing import npu_moe_init_routing_v2 as npu_moe_init_routing_v2
 from moe_native.runtime import get_num_threads as get_num_threads
 from moe_native.runtime import limits as limits
 from moe_native.runtime import set_num_threads as set_num_threads
