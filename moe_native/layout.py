@@ -30,7 +30,7 @@ class NzLocation(NamedTuple):
 
     flat: int
     """Position in the storage, counted in elements."""
-    index: tuple[int, ...]
+    multi_index: tuple[int, ...]
     """Index into the storage array: (..., n1, k1, row of the tile, column of the tile)."""
 
 
@@ -66,7 +66,7 @@ class NzArray:
     >>> weight.storage.shape
     (2, 2, 2, 16, 32)
     >>> weight.locate(0, 19, 39)
-    NzLocation(flat=1639, index=(0, 1, 1, 3, 7))
+    NzLocation(flat=1639, multi_index=(0, 1, 1, 3, 7))
     >>> bool(weight.storage[0, 1, 1, 3, 7] == weight.to_nd()[0, 19, 39])
     True
     """
@@ -146,7 +146,7 @@ class NzArray:
         >>> import numpy as np
         >>> from moe_native import npu_format_cast
         >>> npu_format_cast(np.zeros((20, 40), np.float16), 29).locate(-1, -1)
-        NzLocation(flat=1335, index=(2, 1, 3, 7))
+        NzLocation(flat=1335, multi_index=(2, 1, 3, 7))
         """
         if len(index) != self.ndim:
             raise IndexError(f"NzArray: index: {len(index)} numbers, needed {self.ndim} for shape {self._shape}")
