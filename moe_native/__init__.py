@@ -18,6 +18,17 @@ from moe_native.layout import NzArray as NzArray
 from moe_native.layout import NzLocation as NzLocation
 from moe_native.layout import npu_format_cast as npu_format_cast
 from moe_native.init_routing import npu_moe_init_routing_v2 as npu_moe_init_routing_v2
+from moe_native.gating import npu_moe_compute_expert_tokens as npu_moe_compute_expert_tokens
+from moe_native.gating import npu_moe_gating_top_k as npu_moe_gating_top_k
+from moe_native.gating import npu_moe_gating_top_k_softmax as npu_moe_gating_top_k_softmax
+from moe_native.gating import npu_moe_gating_top_k_softmax_v2 as npu_moe_gating_top_k_softmax_v2
+from moe_native.init_routing import npu_moe_init_routing_v2 as npu_moe_init_routing_v2
+from moe_native.layout import NzArray as NzArray
+from moe_native.layout import NzLocation as NzLocation
+from moe_native.layout import npu_format_cast as npu_format_cast
+from moe_native.permute import _npu_moe_token_unpermute_with_routing_map as _npu_moe_token_unpermute_with_routing_map
+from moe_native.permute import npu_moe_token_permute_with_routing_map as npu_moe_token_permute_with_routing_map
+from moe_native.permute import npu_moe_token_unpermute_with_routing_map as npu_moe_token_unpermute_with_routing_map
 from moe_native.runtime import get_num_threads as get_num_threads
 from moe_native.runtime import limits as limits
 from moe_native.runtime import set_num_threads as set_num_threads

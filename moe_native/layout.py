@@ -195,13 +195,13 @@ def _tile_columns(itemsize: int, customize_dtype: Any, c0: int | None) -> int:
     if customize_dtype is None:
         return c0 if c0 is not None else 16 if itemsize == 4 else 32 // max(1, itemsize)
     dtype: np.dtype[Any]
-    if isinstance(customize_dtype, int) and not isinstance(customize_dtype, bool):
+    if isinstance(customize_dtype, (int, np.integer)) and not isinstance(customize_dtype, bool):
         if customize_dtype not in _ACL_DTYPES:
             raise ValueError(
                 f"npu_format_cast: customize_dtype: {customize_dtype}, needed a dtype or its aclDataType number, "
                 f"one of {', '.join(map(str, _ACL_DTYPES))}"
             )
-        dtype = _ACL_DTYPES[customize_dtype]
+        dtype = _ACL_DTYPES[int(customize_dtype)]
     else:
         # A torch dtype prints as "torch.int8"; "bfloat16" is a name that ml_dtypes has given NumPy.
         name = str(customize_dtype)

@@ -116,5 +116,10 @@ def round_to(values: npt.NDArray[Any], dtype: npt.DTypeLike) -> Array:
     >>> round_to(np.array([1 / 3, 1e6]), "float16")
     array([0.3333,    inf], dtype=float16)
     """
+    values = np.asarray(values)
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.asarray(values).astype(dtype)
+        if np.dtype(dtype) == bfloat16 and values.dtype == np.float64:
+            # astype rounds to float32 first, and then again. Scale the last of the 8 bits to one instead.
+            last = np.maximum(np.frexp(values)[1] - 1, -126) - 7
+            values = np.ldexp(np.rint(np.ldexp(values, -last)), last)
+        return values.astype(dtype)

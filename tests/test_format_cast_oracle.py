@@ -1,33 +1,17 @@
-"""The NZ oracle against hand-worked positions, sizes and bytes."""
+"""The FRACTAL_NZ oracle against positions, sizes and bytes worked out by hand."""
 
 import itertools
 
 import ml_dtypes
 import numpy as np
 import pytest
+from cases.format_cast import PLACES, SHAPES, WEIGHT, pack_int4
 
 from moe_native.oracle import format as oracle
 
-# (e, k, n), index into the storage, flat position, value; for (2, 20, 40) int8 holding arange % 251 - 125
-WORKED = [
-    ((0, 0, 0), (0, 0, 0, 0, 0), 0, -125),
-    ((0, 0, 31), (0, 0, 0, 0, 31), 31, -94),
-    ((0, 0, 32), (0, 1, 0, 0, 0), 1024, -93),
-    ((0, 1, 0), (0, 0, 0, 1, 0), 32, -85),
-    ((0, 15, 31), (0, 0, 0, 15, 31), 511, 4),
-    ((0, 16, 0), (0, 0, 1, 0, 0), 512, 13),
-    ((0, 19, 39), (0, 1, 1, 3, 7), 1639, -79),
-    ((1, 0, 0), (1, 0, 0, 0, 0), 2048, -78),
-    ((1, 19, 39), (1, 1, 1, 3, 7), 3687, -32),
-]
-
-
-def worked_weight():
-    return (np.arange(2 * 20 * 40) % 251 - 125).astype(np.int8).reshape(2, 20, 40)
-
 
 def test_worked_storage():
-    storage = oracle.format_cast(worked_weight(), 29)
+    storage = oracle.format_cast(WEIGHT, 29)
     assert storage.shape == (2, 2, 2, 16, 32)
     assert storage.size == 4096
     assert storage.dtype == np.int8
@@ -39,27 +23,14 @@ def test_worked_storage():
     assert not storage[padding].any()
 
 
-@pytest.mark.parametrize(("logical", "stored", "flat", "value"), WORKED)
+@pytest.mark.parametrize(("logical", "stored", "flat", "value"), PLACES)
 def test_worked_positions(logical, stored, flat, value):
-    w = worked_weight()
-    storage = oracle.format_cast(w, 29)
-    assert oracle.locate(w.shape, 32, logical) == (flat, stored)
-    assert w[logical] == storage[stored] == storage.ravel()[flat] == value
+    storage = oracle.format_cast(WEIGHT, 29)
+    assert oracle.locate(WEIGHT.shape, 32, logical) == (flat, stored)
+    assert WEIGHT[logical] == storage[stored] == storage.ravel()[flat] == value
 
 
-@pytest.mark.parametrize(
-    ("shape", "c0", "stored"),
-    [
-        ((8, 2048, 7168), 32, (8, 224, 128, 16, 32)),
-        ((1, 20, 40), 16, (1, 3, 2, 16, 16)),
-        ((1, 20, 40), 8, (1, 5, 2, 16, 8)),
-        ((1, 20, 130), 64, (1, 3, 2, 16, 64)),
-        ((64, 128), 32, (4, 4, 16, 32)),
-        ((64, 128), 16, (8, 4, 16, 16)),
-        ((64, 128), 8, (16, 4, 16, 8)),
-        ((64, 128), 64, (2, 4, 16, 64)),
-    ],
-)
+@pytest.mark.parametrize(("shape", "c0", "stored"), SHAPES)
 def test_worked_shapes(shape, c0, stored):
     assert oracle.storage_shape(shape, c0) == stored
 
@@ -104,13 +75,8 @@ def test_element_by_element_and_back(k, n, c0):
 
 def test_packed_int4_is_eight_columns_of_int32():
     """64 int4 columns of a tile are 8 int32 columns: packing and tiling commute."""
-    nibbles = np.random.default_rng(3).integers(0, 16, (2, 20, 136), np.uint8)
-
-    def pack(w):  # low nibble first
-        halves = w.reshape(*w.shape[:-1], -1, 8).astype(np.uint32) << (4 * np.arange(8, dtype=np.uint32))
-        return np.bitwise_or.reduce(halves, axis=-1)
-
-    by_nibble = pack(oracle.format_cast(nibbles, 29, c0=64))
-    by_word = oracle.format_cast(pack(nibbles), 29, c0=8)
+    nibbles = np.random.default_rng(3).integers(-8, 8, (2, 20, 136), np.int8)
+    by_nibble = pack_int4(oracle.format_cast(nibbles, 29, c0=64))
+    by_word = oracle.format_cast(pack_int4(nibbles), 29, c0=8)
     assert by_nibble.shape == by_word.shape == (2, 3, 2, 16, 8)
     np.testing.assert_array_equal(by_nibble, by_word)

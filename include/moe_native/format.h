@@ -39,8 +39,8 @@ MOE_API moe_status moe_nz_make(void* data, moe_dtype dtype, int32_t rank, const 
 /* Elements that the storage of a matrix takes, padding included. */
 MOE_API moe_status moe_nz_element_count(int32_t rank, const int64_t* shape, int64_t c0, int64_t* count);
 
-/* Whether a tensor described by someone else is a FRACTAL_NZ matrix whose storage shape belongs to its shape:
- * MOE_OK or 161002 (null: 161001). Every operator makes this check of every FRACTAL_NZ tensor. */
+/* Whether a tensor described by someone else is a FRACTAL_NZ matrix of numbers whose storage shape belongs to its
+ * shape: MOE_OK or 161002 (null: 161001). Every operator checks the shapes of every FRACTAL_NZ tensor. */
 MOE_API moe_status moe_nz_check(const moe_tensor* tensor);
 
 /* Where the element `index` (rank numbers) of a FRACTAL_NZ matrix lies: its position in the storage, in

@@ -185,7 +185,7 @@ cdef class Call:
         return self.view(name, array)
 
     cdef moe_tensor* nz_view(self, str name, cnp.ndarray storage, object shape) except NULL:
-        """The next tensor view, of a FRACTAL_NZ matrix of a logical shape. The core checks that they belong together."""
+        """The next tensor view, of a FRACTAL_NZ matrix of a logical shape; the core checks that shape."""
         cdef moe_tensor* tensor = self.view(name, storage)
         cdef int d
         if not cnp.PyArray_ISCARRAY_RO(storage):

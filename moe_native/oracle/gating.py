@@ -50,6 +50,20 @@ def moe_gating_top_k_softmax_v2(x, *, k=1, finished=None, renorm=0, output_softm
     return y, _experts(order, finished, x.shape[-1]), softmax
 
 
+def choose_experts(scores, bias, k, k_group, group_count, group_select_mode):
+    """Numbers of the chosen experts for given float32 scores: all that is compared is float32."""
+    rows, num_expert = scores.shape
+    with np.errstate(invalid="ignore", over="ignore"):
+        v = scores + (np.float32(0) if bias is None else bias.astype(np.float32))
+        if k_group < group_count:
+            groups = v.reshape(rows, group_count, num_expert // group_count)
+            best = np.take_along_axis(groups, _descending(groups, 1 + group_select_mode), -1)
+            dropped = np.ones((rows, group_count, 1), bool)
+            np.put_along_axis(dropped, _descending(best.sum(-1), k_group)[..., np.newaxis], False, 1)
+            v = np.where(dropped, np.float32(-np.inf), groups).reshape(rows, num_expert)
+    return _descending(v, k)
+
+
 def moe_gating_top_k(
     x,
     k,
@@ -67,19 +81,8 @@ def moe_gating_top_k(
 
     What is compared (biased scores, group scores) is float32, as in the operator; the weights are float64.
     """
-    rows, num_expert = x.shape
     s = _sigmoid(x) if norm_type else _softmax(x)
-    with np.errstate(invalid="ignore", over="ignore"):
-        v = s.astype(np.float32) + (np.float32(0) if bias is None else bias.astype(np.float32))
-    if k_group < group_count:
-        groups = v.reshape(rows, group_count, num_expert // group_count)
-        best = np.take_along_axis(groups, _descending(groups, 1 + group_select_mode), -1)
-        with np.errstate(invalid="ignore", over="ignore"):
-            score = best.sum(-1)
-        dropped = np.ones((rows, group_count, 1), bool)
-        np.put_along_axis(dropped, _descending(score, k_group)[..., np.newaxis], False, 1)
-        v = np.where(dropped, np.float32(-np.inf), groups).reshape(rows, num_expert)
-    order = _descending(v, k)
+    order = choose_experts(s.astype(np.float32), bias, k, k_group, group_count, group_select_mode)
     y = np.take_along_axis(s, order, -1)
     if norm_type:
         y = y / (y.sum(-1, keepdims=True) + np.float64(np.float32(eps)))

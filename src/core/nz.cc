@@ -116,9 +116,12 @@ moe_status moe_nz_element_count(int32_t rank, const int64_t* shape, int64_t c0, 
 moe_status moe_nz_check(const moe_tensor* tensor) {
     const moe::OpScope scope(moe::scope_name);
     MOE_TRY(moe::required(tensor, "storage"));
-    if (tensor->format == MOE_FORMAT_NZ) return MOE_OK;
-    return moe::fail(MOE_ERROR_INVALID, moe::Kind::value, "storage", "format %d, needed %d (FRACTAL_NZ)",
-                     static_cast<int>(tensor->format), static_cast<int>(MOE_FORMAT_NZ));
+    if (tensor->format != MOE_FORMAT_NZ)
+        return moe::fail(MOE_ERROR_INVALID, moe::Kind::value, "storage", "format %d, needed %d (FRACTAL_NZ)",
+                         static_cast<int>(tensor->format), static_cast<int>(MOE_FORMAT_NZ));
+    if (tensor->dtype == MOE_BOOL)
+        return moe::fail(MOE_ERROR_INVALID, moe::Kind::dtype, "storage", "dtype bool, needed an integer or a float");
+    return MOE_OK;
 }
 
 moe_status moe_nz_locate(const moe_tensor* tensor, const int64_t* index, int64_t* position, int64_t* storage_index) {

@@ -63,6 +63,18 @@ namespace {
     return static_cast<uint16_t>(sign | half);
 }
 
+// An inexact result becomes whichever of its two neighbours has an odd last bit. That keeps it off every midpoint of a
+// type with at least two bits less, so a later rounding to nearest goes the way it would have gone from the double.
+// A result that rounded to inf becomes the largest float, one that rounded to zero the smallest.
+[[maybe_unused]] inline float narrow_double_to_odd(double value) {
+    const float nearest = static_cast<float>(value);
+    const double back = nearest;
+    const double distance = __builtin_fabs(back) - __builtin_fabs(value);
+    const uint32_t bits = bits_of(nearest);
+    const uint32_t step = distance > 0.0 ? 0xFFFFFFFFu : distance < 0.0 ? 1u : 0u;
+    return float_of((bits & 1u) != 0 ? bits : bits + step);
+}
+
 // Nearest even for |value| <= 2^22.
 [[maybe_unused]] inline float round_even(float value) {
     constexpr float shift = 0x1.8p23f;

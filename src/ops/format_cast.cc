@@ -1,36 +1,20 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "core/nz.h"
 #include "core/op.h"
+#include "kernels/copy/copy.h"
 #include "moe_native/format.h"
 
 namespace moe {
 namespace {
 
-enum class Direction { to_nz, to_nd };
-
-// Moves `bytes` between a run of a tile and the same elements of a row.
-template <Direction direction, class Size>
-inline void move(char* tile, char* plain, Size bytes) {
-    if (direction == Direction::to_nz)
-        std::memcpy(tile, plain, bytes);
-    else
-        std::memcpy(plain, tile, bytes);
-}
-
-template <class T, T number>
-struct Constant {
-    constexpr operator T() const { return number; }
-};
-
-// One matrix in both formats. Addresses are char*, in both directions: only one side is written.
-struct Pair {
-    char* nz;
-    char* nd;
-    int64_t row_stride;     // of nd, in bytes
-    int64_t column_stride;  // of nd, in bytes
+// One matrix of the stack.
+struct Matrix {
+    char* tiles;
+    char* rows;
 };
 
 class FormatCast {
@@ -73,16 +57,21 @@ class FormatCast {
             return fail(MOE_ERROR_INVALID, Kind::value, "out", "the memory of input, needed other memory or in_place");
         Tensor source = *args_.input;
         if (args_.in_place) copy_source(workspace, source);
+        resolve_strides(args_.acl_format == MOE_FORMAT_NZ ? source : *args_.out);
         if (args_.acl_format == MOE_FORMAT_NZ)
-            convert<Direction::to_nz>(workspace.threads(), *args_.out, source);
+            to_nz(workspace.threads(), source, *args_.out);
         else
-            convert<Direction::to_nd>(workspace.threads(), source, *args_.out);
+            to_nd(workspace.threads(), source, *args_.out);
         return MOE_OK;
     }
 
   private:
-    // Bytes of a row that are read or written before the next row: whole cache lines, and few enough pages.
-    static constexpr int64_t band = 512;
+    // Bytes of a row that a band of tiles covers: whole cache lines, and few enough pages.
+    static constexpr int64_t band_bytes = 512;
+    // The largest tile: 64 columns of 8 bytes.
+    static constexpr int64_t largest_tile = MOE_NZ_ROWS * 64 * 8;
+    // A thread pays from about this many bytes on.
+    static constexpr int64_t grain_bytes = 256 * 1024;
 
     int64_t size() const { return moe_dtype_size(args_.input->dtype); }
 
@@ -142,138 +131,189 @@ class FormatCast {
         source = plain;
     }
 
-    template <Direction direction>
-    void convert(int threads, const Tensor& nz, const Tensor& nd) const {
-        const int64_t tiles = std::max<int64_t>(1, band / (layout_.c0 * size()));  // beside each other, in one band
-        const int64_t bands = (layout_.n1 + tiles - 1) / tiles;
-        const int64_t band_bytes = tiles * layout_.column() * size();
-        const int64_t grain = 1 + 256 * 1024 / band_bytes;
-        parallel_ranges(threads, layout_.matrices * bands, grain, [&](int, int64_t begin, int64_t end) {
-            for (int64_t i = begin; i < end; ++i) {
-                const int64_t first = i % bands * tiles;
-                convert_band<direction>(matrix_of(nz, nd, i / bands), first, std::min(layout_.n1, first + tiles));
-            }
+    // The plain side, with its strides in bytes.
+    void resolve_strides(const Tensor& plain) {
+        row_stride_ = plain.stride[plain.rank - 2];
+        column_stride_ = plain.stride[plain.rank - 1];
+        side_by_side_ = column_stride_ == size() || layout_.n == 1;
+        streaming_ = element_count(plain) * size() >= streaming_bytes;
+    }
+
+    Matrix matrix_of(const Tensor& nz, const Tensor& plain, int64_t matrix) const {
+        char* rows = static_cast<char*>(plain.data);
+        int64_t rest = matrix;
+        for (int32_t d = plain.rank - 3; d >= 0; --d) {
+            rows += rest % plain.shape[d] * plain.stride[d];
+            rest /= plain.shape[d];
+        }
+        return {static_cast<char*>(nz.data) + matrix * layout_.matrix() * size(), rows};
+    }
+
+    int64_t run_bytes() const { return layout_.c0 * size(); }
+
+    // Tile number a from the top in column b of tiles, and its first element in the rows.
+    char* tile_at(const Matrix& matrix, int64_t a, int64_t b) const {
+        return matrix.tiles + (b * layout_.column() + a * layout_.tile()) * size();
+    }
+    char* rows_at(const Matrix& matrix, int64_t a, int64_t b) const {
+        return matrix.rows + a * MOE_NZ_ROWS * row_stride_ + b * layout_.c0 * column_stride_;
+    }
+
+    int64_t rows_in(int64_t a) const { return std::min<int64_t>(MOE_NZ_ROWS, layout_.k - a * MOE_NZ_ROWS); }
+    int64_t columns_in(int64_t b) const { return std::min(layout_.c0, layout_.n - b * layout_.c0); }
+
+    void put(char* target, const char* source, int64_t bytes) const {
+        if (streaming_)
+            stream_copy(target, source, bytes);
+        else
+            std::memcpy(target, source, static_cast<size_t>(bytes));
+    }
+
+    // One work item per `step` tiles of the `tiles` of every matrix: body(matrix, first tile, last tile).
+    template <class Body>
+    void for_each_step(int threads, const Tensor& nz, const Tensor& plain, int64_t tiles, int64_t step,
+                       Body&& body) const {
+        const int64_t steps = (tiles + step - 1) / step;
+        const int64_t step_bytes = step * (layout_.matrix() / tiles) * size();
+        parallel_ranges(threads, layout_.matrices * steps, 1 + grain_bytes / step_bytes,
+                        [&](int, int64_t begin, int64_t end) {
+                            for (int64_t i = begin; i < end; ++i) {
+                                const int64_t first = i % steps * step;
+                                body(matrix_of(nz, plain, i / steps), first, std::min(tiles, first + step));
+                            }
+                            end_streaming();
+                        });
+    }
+
+    void to_nz(int threads, const Tensor& plain, const Tensor& nz) const {
+        if (side_by_side_)
+            for_each_step(threads, nz, plain, layout_.k1, 1, [&](const Matrix& matrix, int64_t a, int64_t) {
+                if (run_bytes() == 32)
+                    tiles_from_rows<32>(matrix, a);
+                else
+                    tiles_from_rows<0>(matrix, a);
+            });
+        else
+            for_each_step(threads, nz, plain, layout_.n1, 1, [&](const Matrix& matrix, int64_t b, int64_t) {
+                for_item_size([&](auto item) { tiles_from_items<item.value>(matrix, b); });
+            });
+    }
+
+    void to_nd(int threads, const Tensor& nz, const Tensor& plain) const {
+        const int64_t beside = side_by_side_ ? std::max<int64_t>(1, band_bytes / run_bytes()) : 1;
+        for_each_step(threads, nz, plain, layout_.n1, beside, [&](const Matrix& matrix, int64_t first, int64_t last) {
+            if (!side_by_side_)
+                for_item_size([&](auto item) { items_from_tiles<item.value>(matrix, first); });
+            else if (run_bytes() == 32)
+                rows_from_tiles<32>(matrix, first, last);
+            else
+                rows_from_tiles<0>(matrix, first, last);
         });
     }
 
-    Pair matrix_of(const Tensor& nz, const Tensor& nd, int64_t matrix) const {
-        char* plain = static_cast<char*>(nd.data);
-        int64_t rest = matrix;
-        for (int32_t d = nd.rank - 3; d >= 0; --d) {
-            plain += rest % nd.shape[d] * nd.stride[d];
-            rest /= nd.shape[d];
+    // One row of tiles. Two at a time, so that a cache line of the source that both share is used once; they are
+    // made in the cache and written whole. `known` is the number of bytes of a run, 0 if it is another one.
+    template <int64_t known>
+    void tiles_from_rows(const Matrix& matrix, int64_t a) const {
+        alignas(64) char tiles[2][largest_tile];
+        const int64_t run = known > 0 ? known : run_bytes();
+        const int64_t rows = rows_in(a);
+        clear(tiles[0] + rows * run, (MOE_NZ_ROWS - rows) * run);
+        clear(tiles[1] + rows * run, (MOE_NZ_ROWS - rows) * run);
+        const int64_t whole = layout_.n / layout_.c0;
+        int64_t b = 0;
+        for (; b + 2 <= whole; b += 2) {
+            const char* row = rows_at(matrix, a, b);
+            for (int64_t i = 0; i < rows; ++i, row += row_stride_) {
+                std::memcpy(tiles[0] + i * run, row, static_cast<size_t>(run));
+                std::memcpy(tiles[1] + i * run, row + run, static_cast<size_t>(run));
+            }
+            put(tile_at(matrix, a, b), tiles[0], MOE_NZ_ROWS * run);
+            put(tile_at(matrix, a, b + 1), tiles[1], MOE_NZ_ROWS * run);
         }
-        return {static_cast<char*>(nz.data) + matrix * layout_.matrix() * size(), plain, nd.stride[nd.rank - 2],
-                nd.stride[nd.rank - 1]};
+        for (; b < layout_.n1; ++b) {
+            const char* row = rows_at(matrix, a, b);
+            const int64_t used = columns_in(b) * size();
+            for (int64_t i = 0; i < rows; ++i, row += row_stride_) {
+                std::memcpy(tiles[0] + i * run, row, static_cast<size_t>(used));
+                clear(tiles[0] + i * run + used, run - used);
+            }
+            put(tile_at(matrix, a, b), tiles[0], MOE_NZ_ROWS * run);
+        }
     }
 
-    // Columns of tiles [first, last), top to bottom: each is written or read as one stream.
-    template <Direction direction>
-    void convert_band(const Pair& pair, int64_t first, int64_t last) const {
-        const int64_t run = layout_.c0 * size();
-        const bool in_rows = pair.column_stride == size() || layout_.n == 1;
+    // A band of columns of tiles [first, last): 16 rows of it at a time.
+    template <int64_t known>
+    void rows_from_tiles(const Matrix& matrix, int64_t first, int64_t last) const {
+        alignas(64) char rows[MOE_NZ_ROWS][band_bytes];
+        const int64_t run = known > 0 ? known : run_bytes();
+        const int64_t used = (std::min(layout_.n, last * layout_.c0) - first * layout_.c0) * size();
         for (int64_t a = 0; a < layout_.k1; ++a) {
-            const int64_t rows = std::min<int64_t>(MOE_NZ_ROWS, layout_.k - a * MOE_NZ_ROWS);
-            // Tiles with every column; beside them there is at most one, the last of the matrix.
-            const int64_t whole = in_rows ? std::min(last, layout_.n / layout_.c0) : first;
-            if (run == 32)
-                convert_whole<direction>(pair, a, rows, first, whole, Constant<int64_t, 32>{});
-            else if (run == 64)
-                convert_whole<direction>(pair, a, rows, first, whole, Constant<int64_t, 64>{});
-            else
-                convert_whole<direction>(pair, a, rows, first, whole, run);
-            for (int64_t b = std::max(first, whole); b < last; ++b) {
-                const int64_t columns = std::min(layout_.c0, layout_.n - b * layout_.c0);
-                if (in_rows)
-                    convert_partial<direction>(pair, a, rows, b, columns);
-                else
-                    convert_strided<direction>(pair, a, rows, b, columns);
+            for (int64_t b = first; b < last; ++b) {
+                const char* tile = tile_at(matrix, a, b);
+                for (int64_t i = 0; i < MOE_NZ_ROWS; ++i)
+                    std::memcpy(rows[i] + (b - first) * run, tile + i * run, static_cast<size_t>(run));
             }
+            char* row = rows_at(matrix, a, first);
+            for (int64_t i = 0; i < rows_in(a); ++i, row += row_stride_) put(row, rows[i], used);
         }
     }
 
-    char* tile_at(const Pair& pair, int64_t a, int64_t b) const {
-        return pair.nz + (b * layout_.column() + a * layout_.tile()) * size();
-    }
-    char* plain_at(const Pair& pair, int64_t a, int64_t b) const {
-        return pair.nd + a * MOE_NZ_ROWS * pair.row_stride + b * layout_.c0 * pair.column_stride;
-    }
-
-    // Row by row through two tiles at a time, so that a cache line of a row that both share is used once.
-    template <Direction direction, class Run>
-    void convert_whole(const Pair& pair, int64_t a, int64_t rows, int64_t first, int64_t last, Run run) const {
-        const int64_t beside = layout_.column() * size();
-        int64_t b = first;
-        for (; b + 2 <= last; b += 2) {
-            char* tile = tile_at(pair, a, b);
-            char* plain = plain_at(pair, a, b);
-            for (int64_t i = 0; i < rows; ++i) {
-                move<direction>(tile + i * run, plain + i * pair.row_stride, static_cast<size_t>(run));
-                move<direction>(tile + beside + i * run, plain + i * pair.row_stride + run, static_cast<size_t>(run));
-            }
-            clear_rows<direction>(tile, rows, run);
-            clear_rows<direction>(tile + beside, rows, run);
-        }
-        for (; b < last; ++b) {
-            char* tile = tile_at(pair, a, b);
-            char* plain = plain_at(pair, a, b);
-            for (int64_t i = 0; i < rows; ++i)
-                move<direction>(tile + i * run, plain + i * pair.row_stride, static_cast<size_t>(run));
-            clear_rows<direction>(tile, rows, run);
+    // Elements that do not lie side by side in a row, as in a transposed matrix: a column of tiles, as many tiles at
+    // a time as the cache line of a transposed source holds.
+    template <int64_t item>
+    void tiles_from_items(const Matrix& matrix, int64_t b) const {
+        constexpr int64_t together = std::max<int64_t>(1, 64 / (MOE_NZ_ROWS * item));
+        alignas(64) char tiles[together * largest_tile];
+        const int64_t run = layout_.c0 * item;
+        const int64_t columns = columns_in(b);
+        for (int64_t a = 0; a < layout_.k1; a += together) {
+            const int64_t count = std::min(together, layout_.k1 - a) * MOE_NZ_ROWS;
+            const int64_t rows = std::min(count, layout_.k - a * MOE_NZ_ROWS);
+            if (rows < count || columns < layout_.c0) clear(tiles, count * run);
+            const char* column = rows_at(matrix, a, b);
+            for (int64_t j = 0; j < columns; ++j, column += column_stride_)
+                for (int64_t i = 0; i < rows; ++i)
+                    std::memcpy(tiles + i * run + j * item, column + i * row_stride_, item);
+            put(tile_at(matrix, a, b), tiles, count * run);
         }
     }
 
-    // The last tile of a row when the matrix ends inside it.
-    template <Direction direction>
-    void convert_partial(const Pair& pair, int64_t a, int64_t rows, int64_t b, int64_t columns) const {
-        const int64_t run = layout_.c0 * size();
-        const int64_t used = columns * size();
-        char* tile = tile_at(pair, a, b);
-        char* plain = plain_at(pair, a, b);
-        for (int64_t i = 0; i < rows; ++i) {
-            move<direction>(tile + i * run, plain + i * pair.row_stride, static_cast<size_t>(used));
-            if (direction == Direction::to_nz) std::memset(tile + i * run + used, 0, static_cast<size_t>(run - used));
+    template <int64_t item>
+    void items_from_tiles(const Matrix& matrix, int64_t b) const {
+        for (int64_t a = 0; a < layout_.k1; ++a) {
+            const char* tile = tile_at(matrix, a, b);
+            char* column = rows_at(matrix, a, b);
+            for (int64_t j = 0; j < columns_in(b); ++j, column += column_stride_)
+                for (int64_t i = 0; i < rows_in(a); ++i)
+                    std::memcpy(column + i * row_stride_, tile + (i * layout_.c0 + j) * item, item);
         }
-        clear_rows<direction>(tile, rows, run);
     }
 
-    // Elements that do not lie side by side in a row, as in a transposed matrix.
-    template <Direction direction>
-    void convert_strided(const Pair& pair, int64_t a, int64_t rows, int64_t b, int64_t columns) const {
+    template <class Body>
+    void for_item_size(Body&& body) const {
         switch (size()) {
             case 1:
-                return convert_items<direction, 1>(pair, a, rows, b, columns);
+                return body(std::integral_constant<int64_t, 1>{});
             case 2:
-                return convert_items<direction, 2>(pair, a, rows, b, columns);
+                return body(std::integral_constant<int64_t, 2>{});
             case 4:
-                return convert_items<direction, 4>(pair, a, rows, b, columns);
+                return body(std::integral_constant<int64_t, 4>{});
             default:
-                return convert_items<direction, 8>(pair, a, rows, b, columns);
+                return body(std::integral_constant<int64_t, 8>{});
         }
     }
 
-    template <Direction direction, size_t item>
-    void convert_items(const Pair& pair, int64_t a, int64_t rows, int64_t b, int64_t columns) const {
-        char* tile = tile_at(pair, a, b);
-        char* plain = plain_at(pair, a, b);
-        if (direction == Direction::to_nz && (rows < MOE_NZ_ROWS || columns < layout_.c0))
-            std::memset(tile, 0, static_cast<size_t>(layout_.tile()) * item);
-        for (int64_t j = 0; j < columns; ++j)
-            for (int64_t i = 0; i < rows; ++i)
-                move<direction>(tile + (i * layout_.c0 + j) * static_cast<int64_t>(item),
-                                plain + i * pair.row_stride + j * pair.column_stride, item);
-    }
-
-    template <Direction direction>
-    static void clear_rows(char* tile, int64_t rows, int64_t run) {
-        if (direction == Direction::to_nz && rows < MOE_NZ_ROWS)
-            std::memset(tile + rows * run, 0, static_cast<size_t>((MOE_NZ_ROWS - rows) * run));
-    }
+    static void clear(char* target, int64_t bytes) { std::memset(target, 0, static_cast<size_t>(bytes)); }
 
     const Args args_;
     NzLayout layout_ = {};
     Tensor needed_ = {};
     Piece copy_;
+    int64_t row_stride_ = 0;
+    int64_t column_stride_ = 0;
+    bool side_by_side_ = true;
+    bool streaming_ = false;
 };
 
 }  // namespace

@@ -432,9 +432,10 @@ class InitRouting {
     // unless every expert has factors of its own.
     void expand() const {
         const RowKernels& kernels = row_kernels();
-        // A thread pays from about 128 KiB of copied or 16 Ki quantised elements on.
-        const int64_t grain = 1 + (quantises() ? 16 * 1024 / (hidden_ + 1) : 128 * 1024 / (row_bytes_ + 1));
         const bool shared = quantises() && !factors_per_expert();
+        // A thread pays from about 128 KiB of copied rows or 16 Ki quantised elements on.
+        int64_t grain = 1 + (quantises() ? 16 * 1024 / (hidden_ + 1) : 128 * 1024 / (row_bytes_ + 1));
+        if (shared) grain *= top_k_;
         parallel_ranges(threads_, landing_counts_[blocks_], grain, [&](int thread, int64_t begin, int64_t end) {
             float* values = values_ == nullptr ? nullptr : values_ + thread * hidden_;
             int64_t known_token = -1;

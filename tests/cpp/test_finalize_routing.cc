@@ -157,4 +157,7 @@ TEST_CASE("bad indices are rejected before anything is written, or skipped and r
     layer.expert[0] = 3;
     CHECK(layer.run(&options) == MOE_OK);
     CHECK(report.count == 3);
+
+    const moe_run_options unknown{static_cast<moe_data_policy>(7), MOE_UNDEFINED_KEEP, nullptr};
+    CHECK(layer.run(&unknown) == MOE_ERROR_INVALID);
 }

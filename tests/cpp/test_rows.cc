@@ -105,6 +105,35 @@ TEST_CASE("bfloat16 rounds to nearest even") {
     CHECK((narrow_bf16(float_of(0xFF800001)) & 0x7FFF) > 0x7F80);
 }
 
+TEST_CASE("double rounds once") {
+    // To 8 bits, by scaling the last of them to one: exact in double.
+    const auto rounded = [](double value) {
+        int exponent;
+        std::frexp(value, &exponent);
+        const int last = std::max(exponent - 1, -126) - 7;
+        return std::ldexp(std::nearbyint(std::ldexp(value, -last)), last);
+    };
+    for (uint32_t bits = 0; bits < 0x7F7F; ++bits) {
+        const double low = float_of(bits << 16);
+        const double middle = float_of((bits << 16) | 0x8000);
+        const double little = std::ldexp(low, -40) + 0x1p-170;  // far below what float keeps
+        for (const double value : {low, low + little, middle - little, middle, middle + little}) {
+            for (const double signed_value : {value, -value}) {
+                const float seen = widen_bf16(narrow_bf16(narrow_double_to_odd(signed_value)));
+                REQUIRE(seen == rounded(signed_value));
+                REQUIRE(std::signbit(seen) == std::signbit(signed_value));
+            }
+        }
+    }
+    CHECK(narrow_bf16(narrow_double_to_odd(1e300)) == 0x7F80);
+    CHECK(narrow_bf16(narrow_double_to_odd(-INFINITY)) == 0xFF80);
+    CHECK(std::isnan(narrow_double_to_odd(NAN)));
+    CHECK(narrow_f16(narrow_double_to_odd(1.0 + 0x1p-11 + 0x1p-50)) == 0x3C01);
+    CHECK(narrow_f16(narrow_double_to_odd(1.0 + 0x1p-11)) == 0x3C00);
+    CHECK(narrow_f16(narrow_double_to_odd(0x1p-25 + 0x1p-70)) == 1);
+    CHECK(narrow_f16(narrow_double_to_odd(65520.0 - 0x1p-30)) == 0x7BFF);
+}
+
 TEST_CASE("exp is within one unit in the last place") {
     double worst = 0.0;
     for (float x = -104.5f; x < 88.7f; x += 0.000817f) worst = std::max(worst, ulps(exp_f32(x), std::exp(double(x))));
@@ -204,6 +233,18 @@ TEST_CASE("every instruction set gives the same bits") {
             first.scale(needed.data(), 0.3f, n);
             kernels.scale(seen.data(), 0.3f, n);
             CHECK(same_bits(seen, needed));
+
+            std::vector<double> wide(size), wide_needed(size);
+            for (size_t i = 0; i < size; ++i) wide[i] = wide_needed[i] = std::ldexp(double(b[i]), 3) + 1e-9 * a[i];
+            first.add_to_double(wide_needed.data(), a.data(), n);
+            kernels.add_to_double(wide.data(), a.data(), n);
+            for (size_t i = 0; i < size; ++i)
+                CHECK((std::isnan(wide_needed[i]) ? std::isnan(wide[i]) : wide[i] == wide_needed[i]));
+            for (const auto narrow : {&RowKernels::narrow_double, &RowKernels::narrow_double_to_odd}) {
+                (first.*narrow)(wide_needed.data(), needed.data(), n);
+                (kernels.*narrow)(wide_needed.data(), seen.data(), n);
+                CHECK(same_bits(seen, needed));
+            }
 
             CHECK(bits_of(kernels.largest_magnitude(a.data(), n)) == bits_of(first.largest_magnitude(a.data(), n)));
             std::vector<int8_t> codes(size), codes_needed(size);

@@ -33,6 +33,13 @@ void narrow_row(const RowKernels& kernels, Dtype dtype, const float* source, voi
     }
 }
 
+void narrow_double_row(const RowKernels& kernels, Dtype dtype, const double* source, float* scratch, void* target,
+                       int64_t n) {
+    if (dtype == MOE_FLOAT32) return kernels.narrow_double(source, static_cast<float*>(target), n);
+    kernels.narrow_double_to_odd(source, scratch, n);
+    narrow_row(kernels, dtype, scratch, target, n);
+}
+
 float quantise_row(const RowKernels& kernels, const float* values, int8_t* codes, int64_t n) {
     const float scale = kernels.largest_magnitude(values, n) / 127.0f;
     if (scale == 0.0f || !std::isfinite(scale))

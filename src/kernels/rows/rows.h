@@ -24,6 +24,12 @@ struct RowKernels {
     // target = target + scalar * source, rounded after the product and after the sum
     void (*add_scaled)(float* target, const float* source, float scalar, int64_t n);
 
+    // sum = sum + source, in double
+    void (*add_to_double)(double* sum, const float* source, int64_t n);
+    // Round to nearest even; round to odd, after which a rounding to float16 or bfloat16 is as good as a single one.
+    void (*narrow_double)(const double* source, float* target, int64_t n);
+    void (*narrow_double_to_odd)(const double* source, float* target, int64_t n);
+
     // The largest magnitude; NaN if there is one; 0 for n = 0.
     float (*largest_magnitude)(const float* source, int64_t n);
     // codes = clamp(round_half_even(source / divisor), -128, 127), NaN gives 0.
@@ -48,6 +54,10 @@ const RowKernels& row_kernels();
 void widen_row(const RowKernels& kernels, Dtype dtype, const void* source, float* target, int64_t n);
 // Rounds a row to a floating dtype.
 void narrow_row(const RowKernels& kernels, Dtype dtype, const float* source, void* target, int64_t n);
+
+// Rounds a row of double once, to nearest even, to a floating dtype. `scratch` holds n values and is overwritten.
+void narrow_double_row(const RowKernels& kernels, Dtype dtype, const double* source, float* scratch, void* target,
+                       int64_t n);
 
 // The per-row int8 quantisation of the library: the scale is max|values| / 127. A row whose scale is zero or
 // not finite becomes zeros. Returns the scale.

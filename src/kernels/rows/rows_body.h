@@ -60,6 +60,18 @@ void add_scaled_row(float* target, const float* source, float scalar, int64_t n)
     for (int64_t i = 0; i < n; ++i) target[i] = target[i] + scalar * source[i];
 }
 
+void add_to_double_row(double* sum, const float* source, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) sum[i] = sum[i] + static_cast<double>(source[i]);
+}
+
+void narrow_double_row_to_nearest(const double* source, float* target, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) target[i] = static_cast<float>(source[i]);
+}
+
+void narrow_double_row_to_odd(const double* source, float* target, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) target[i] = narrow_double_to_odd(source[i]);
+}
+
 // Magnitudes order as integers, with inf and NaN above all else: the maximum needs no order of evaluation.
 float largest_magnitude_row(const float* source, int64_t n) {
     int32_t largest = 0;
@@ -102,6 +114,9 @@ const RowKernels MOE_ROWS_TABLE = {
     multiply_row,
     scale_row,
     add_scaled_row,
+    add_to_double_row,
+    narrow_double_row_to_nearest,
+    narrow_double_row_to_odd,
     largest_magnitude_row,
     quantise_values,
     quantise_static_values,
