@@ -18,6 +18,8 @@ from moe_native.layout import NzArray as NzArray
 from moe_native.layout import NzLocation as NzLocation
 from moe_native.layout import npu_format_cast as npu_format_cast
 from moe_native.init_routing import npu_moe_init_routing_v2 as npu_moe_init_routing_v2
+from moe_native.grouped_matmul import npu_grouped_matmul_finalize_routing as npu_grouped_matmul_finalize_routing
+from moe_native.grouped_matmul import npu_grouped_matmul_swiglu_quant as npu_grouped_matmul_swiglu_quant
 from moe_native.gating import npu_moe_compute_expert_tokens as npu_moe_compute_expert_tokens
 from moe_native.gating import npu_moe_gating_top_k as npu_moe_gating_top_k
 from moe_native.gating import npu_moe_gating_top_k_softmax as npu_moe_gating_top_k_softmax
