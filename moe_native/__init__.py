@@ -14,12 +14,12 @@ except ImportError as error:
     ) from error
 
 from moe_native.finalize import npu_moe_finalize_routing as npu_moe_finalize_routing
-from moe_native.grouped_matmul import npu_grouped_matmul_finalize_routing as npu_grouped_matmul_finalize_routing
-from moe_native.grouped_matmul import npu_grouped_matmul_swiglu_quant as npu_grouped_matmul_swiglu_quant
 from moe_native.gating import npu_moe_compute_expert_tokens as npu_moe_compute_expert_tokens
 from moe_native.gating import npu_moe_gating_top_k as npu_moe_gating_top_k
 from moe_native.gating import npu_moe_gating_top_k_softmax as npu_moe_gating_top_k_softmax
 from moe_native.gating import npu_moe_gating_top_k_softmax_v2 as npu_moe_gating_top_k_softmax_v2
+from moe_native.grouped_matmul import npu_grouped_matmul_finalize_routing as npu_grouped_matmul_finalize_routing
+from moe_native.grouped_matmul import npu_grouped_matmul_swiglu_quant as npu_grouped_matmul_swiglu_quant
 from moe_native.init_routing import npu_moe_init_routing_v2 as npu_moe_init_routing_v2
 from moe_native.layout import NzArray as NzArray
 from moe_native.layout import NzLocation as NzLocation

@@ -97,13 +97,10 @@ def test_one_flipped_weight_fails(monkeypatch, name):
     def with_a_flipped_weight(x, w, group_list, *rest, **options):
         ends = group_list if name.endswith("quant") else np.cumsum(group_list)
         expert = int(np.flatnonzero(ends)[0])
-        spoilt = w.copy()
-        spoilt[expert, 0, 0, k_of(x, ends[expert]), 0] ^= -128
+        k = int(np.abs(x[: ends[expert]].astype(int)).max(axis=0).argmax())  # The weight that counts most.
+        spoilt = moe_native.NzArray(w.storage.copy(), w.shape)
+        spoilt.storage[w.locate(expert, k, 0).multi_index] ^= -128
         return operator(x, spoilt, group_list, *rest, **options)
-
-    def k_of(x, end):
-        """Among the first 16, the k whose weight counts most in the rows of the expert."""
-        return int(np.abs(x[:end, :16].astype(int)).max(axis=0).argmax())
 
     monkeypatch.setattr(moe_native, name, with_a_flipped_weight)
     result = run()

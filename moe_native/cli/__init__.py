@@ -88,8 +88,7 @@ def _run_and_check(size: Size, dtype: np.dtype[Any]) -> list[Step]:
         for step in layer.run():
             steps.append(step)
             progress.advance(task)
-        # One tick per expert and matrix, from the check of the weight format and from that of the matmul.
-        task = progress.add_task("Checking every step", total=4 * size.active_experts)
+        task = progress.add_task("Checking every step", total=2 * size.active_experts)
         for step in steps:
             step.verdict = step.check(partial(progress.advance, task))
     return steps

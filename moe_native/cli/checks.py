@@ -27,8 +27,8 @@ Float64 = NDArray[np.float64]
 Weights = Callable[[int], NDArray[np.int8]]
 
 U = 2.0**-24
-#: Columns widened to float64 at once; 7168 rows of them are 29 MB.
-COLUMNS = 512
+#: Products of two int8 that float32 adds up exactly.
+EXACT = 1024
 #: Rows widened to float64 at once.
 ROWS = 256
 
@@ -122,12 +122,16 @@ class Verdict:
 
 
 def product(x: NDArray[np.int8], w: NDArray[np.int8]) -> Float64:
-    """``x @ w`` as exact integers in float64: every partial sum is below k * 2**14, far under 2**53."""
-    wide = x.astype(np.float64)
-    out = np.empty((x.shape[0], w.shape[1]))
-    for start in range(0, w.shape[1], COLUMNS):
-        columns = slice(start, start + COLUMNS)
-        np.matmul(wide, w[:, columns].astype(np.float64), out=out[:, columns])
+    """``x @ w``, exact in float64.
+
+    A block is multiplied in float32, where it is exact too: 1024 products of at most 2**14 add up to at most 2**24,
+    so every partial sum is an integer that float32 holds, whatever the order.
+    """
+    wide = x.astype(np.float32)
+    out = np.zeros((x.shape[0], w.shape[1]))
+    for start in range(0, w.shape[0], EXACT):
+        block = slice(start, start + EXACT)
+        out += wide[:, block] @ w[block].astype(np.float32)
     return out
 
 

@@ -66,7 +66,7 @@ def print_table(summary: Mapping[str, Any], steps: Sequence[Step]) -> None:
             step.name,
             step.shape,
             f"{step.seconds * 1e3:.2f} ms",
-            f"{step.rate:.1f} {step.unit}",
+            f"{step.rate:.1f} {step.unit}" if step.rate >= 1 else f"{step.rate:.2g} {step.unit}",
             _result(step) if step.verdict.ok else "[bold red]WRONG[/]",
         )
     console.print(table)
