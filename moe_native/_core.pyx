@@ -7,6 +7,7 @@ One file per operator family in ``_cython/``, included at the end.
 include "_cython/runtime.pxi"
 include "_cython/call.pxi"
 
+include "_cython/ffn.pxi"
 include "_cython/finalize.pxi"
 include "_cython/format.pxi"
 include "_cython/gating.pxi"

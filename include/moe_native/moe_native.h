@@ -2,6 +2,7 @@
 #ifndef MOE_NATIVE_MOE_NATIVE_H
 #define MOE_NATIVE_MOE_NATIVE_H
 
+#include "moe_native/ffn.h"
 #include "moe_native/finalize.h"
 #include "moe_native/format.h"
 #include "moe_native/grouped_matmul.h"
