@@ -6,6 +6,7 @@
 #include "moe_native/format.h"
 #include "moe_native/init_routing.h"
 #include "moe_native/permute.h"
+#include "moe_native/quant.h"
 #include "moe_native/runtime.h"
 #include "moe_native/status.h"
 #include "moe_native/tensor.h"
