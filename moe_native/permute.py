@@ -222,7 +222,5 @@ def _npu_moe_token_unpermute_with_routing_map(
     >>> unpermuted.tolist(), out_index.tolist(), token_id.tolist()
     ([[2.0], [5.0]], [1, 0, 2], [0, 1, 1])
     """
-    result = _core.unpermute(
-        permuted_tokens, sorted_indices, restore_shape, probs, routing_map, drop_and_pad, out
-    )
+    result = _core.unpermute(permuted_tokens, sorted_indices, restore_shape, probs, routing_map, drop_and_pad, out)
     return cast(tuple[Array, Array, Array, Array | None], result)

@@ -29,9 +29,7 @@ def test_ragged_map():
 
 def test_any_nonzero_routes():
     values = ROUTING_MAP * np.array([2, -1, 1, -128], np.int8)
-    for got, want in zip(
-        permute(TOKENS, values, probs=PROBS), permute(TOKENS, ROUTING_MAP, probs=PROBS), strict=True
-    ):
+    for got, want in zip(permute(TOKENS, values, probs=PROBS), permute(TOKENS, ROUTING_MAP, probs=PROBS), strict=True):
         np.testing.assert_array_equal(got, want)
 
 

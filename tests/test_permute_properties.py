@@ -66,9 +66,7 @@ def test_split_batch(layer):
         # The same rows in the order of the tokens, though in other places.
         assert_same_bits(rows[index], whole[whole_index[slots]])
         assert_same_bits(probs[index], whole_probs[whole_index[slots]])
-        seen = unpermute_all(
-            rows, index, (end - begin, HIDDEN), probs=part["probs"], routing_map=part["routing_map"]
-        )
+        seen = unpermute_all(rows, index, (end - begin, HIDDEN), probs=part["probs"], routing_map=part["routing_map"])
         assert_same_bits(seen[0], combined[0][begin:end])
         assert_same_bits(seen[3], combined[3][slots])
 

@@ -275,7 +275,12 @@ REFUSED = {
     "tokens float64": ({"permuted_tokens": np.ones((10, 7))}, TypeError, 161002, "permuted_tokens: dtype float64"),
     "tokens int8": ({"permuted_tokens": np.ones((10, 7), np.int8)}, TypeError, 161002, "permuted_tokens: dtype int8"),
     "probs int32": ({"probs": np.ones((5, 4), np.int32)}, TypeError, 161002, "probs: dtype int32, needed one of"),
-    "indices int64": ({"sorted_indices": np.arange(10)}, TypeError, 161002, "sorted_indices: dtype int64, needed int32"),
+    "indices int64": (
+        {"sorted_indices": np.arange(10)},
+        TypeError,
+        161002,
+        "sorted_indices: dtype int64, needed int32",
+    ),
     "indices bool": ({"sorted_indices": np.zeros(10, bool)}, TypeError, 161002, "sorted_indices: dtype bool"),
     "tokens rank 1": ({"permuted_tokens": np.ones(10, F32)}, ValueError, 161002, "permuted_tokens: shape"),
     "tokens rank 3": ({"permuted_tokens": np.ones((10, 7, 1), F32)}, ValueError, 161002, "permuted_tokens: shape"),

@@ -15,14 +15,14 @@
  * fused), one rounding to nearest even at the end. inf and NaN propagate. Bit-identical on every instruction
  * set.
  *
- * | tensor                   | shape                                       | dtype | | expanded_permuted_rows
- * | (R*K, H) modes 0, 2; (E, C, H) modes 1, 3    | float16, bfloat16, float32          | | skip1, skip2 | (R,
- * H), optional; skip2 needs skip1         | that of the rows                    | | bias | (E, H), optional;
- * E >= K                    | that of the rows                    | | scales                   | (R, K),
- * optional: all 1                     | float16, bfloat16, float32          | | expanded_src_to_dst_row  |
- * (R*K,)                                      | int32                               | | export_for_source_row
- * | (R, K), needed with bias, else never read   | int32                               | | out | (R, H) | that
- * of the rows                    |
+ * | tensor                  | shape                                     | dtype                      |
+ * | expanded_permuted_rows  | (R*K, H) modes 0, 2; (E, C, H) modes 1, 3 | float16, bfloat16, float32 |
+ * | skip1, skip2            | (R, H), optional; skip2 needs skip1       | that of the rows           |
+ * | bias                    | (E, H), optional; E >= K                  | that of the rows           |
+ * | scales                  | (R, K), optional: all 1                   | float16, bfloat16, float32 |
+ * | expanded_src_to_dst_row | (R*K,)                                    | int32                      |
+ * | export_for_source_row   | (R, K), needed with bias, else never read | int32                      |
+ * | out                     | (R, H)                                    | that of the rows           |
  */
 #ifndef MOE_NATIVE_FINALIZE_H
 #define MOE_NATIVE_FINALIZE_H

@@ -46,13 +46,15 @@ typedef struct moe_plan {
 /* What the run step does with an index, count, prefix or map entry that leads outside a tensor. */
 typedef enum moe_data_policy {
     MOE_DATA_REJECT = 0, /* return MOE_ERROR_INVALID before anything is written */
-    MOE_DATA_SKIP = 1    /* leave out the offending element or row, count it in the report, return MOE_OK */
+    MOE_DATA_SKIP = 1,   /* leave out the offending element or row, count it in the report, return MOE_OK */
+    MOE_DATA_POLICY_RANGE = INT32_MAX
 } moe_data_policy;
 
 /* What happens to those parts of an output that the operator does not define. */
 typedef enum moe_undefined_policy {
     MOE_UNDEFINED_KEEP = 0, /* they keep what the caller had there */
-    MOE_UNDEFINED_ZERO = 1  /* they are set to zero */
+    MOE_UNDEFINED_ZERO = 1, /* they are set to zero */
+    MOE_UNDEFINED_POLICY_RANGE = INT32_MAX
 } moe_undefined_policy;
 
 typedef struct moe_data_report {
@@ -87,10 +89,12 @@ MOE_API const char* moe_get_isa_limit(void);
 typedef enum moe_limits {
     MOE_LIMITS_NONE = 0,
     MOE_LIMITS_ATLAS_A2 = 1, /* the documented ranges of Atlas A2 */
-    MOE_LIMITS_SEED = 2      /* the narrower ranges of the first documents of the operators */
+    MOE_LIMITS_SEED = 2,     /* the narrower ranges of the first documents of the operators */
+    MOE_LIMITS_RANGE = INT32_MAX
 } moe_limits;
 
-/* Enforces limits in calls of this thread. Returns the previous setting. */
+/* Enforces limits in calls of this thread; a number that is none of them enforces nothing. Returns the previous
+ * setting. */
 MOE_API moe_limits moe_set_limits(moe_limits limits);
 
 /* Version of the library, "major.minor.patch". */

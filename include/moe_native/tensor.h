@@ -12,7 +12,8 @@ extern "C" {
 
 #define MOE_MAX_RANK 8
 
-/* Element types; the numbers equal those of aclDataType. */
+/* Element types; the numbers equal those of aclDataType. The last enumerator, here and below, makes every int a value
+ * of the type also in C++, so that numbers of nobody can be refused. */
 typedef enum moe_dtype {
     MOE_UNDEFINED = -1,
     MOE_FLOAT32 = 0,
@@ -28,13 +29,15 @@ typedef enum moe_dtype {
     MOE_FLOAT64 = 11,
     MOE_BOOL = 12, /* one byte; any non-zero byte is true */
     MOE_BFLOAT16 = 27,
-    MOE_INT4 = 29 /* two's complement, two a byte along the last dimension, even element in the low nibble */
+    MOE_INT4 = 29, /* two's complement, two a byte along the last dimension, even element in the low nibble */
+    MOE_DTYPE_RANGE = INT32_MAX
 } moe_dtype;
 
 /* Storage formats; the numbers equal those of aclFormat. */
 typedef enum moe_format {
-    MOE_FORMAT_ND = 2, /* plain, described by shape and stride */
-    MOE_FORMAT_NZ = 29 /* FRACTAL_NZ: tiles of 16 rows by c0 columns; described by storage_shape, contiguous */
+    MOE_FORMAT_ND = 2,  /* plain, described by shape and stride */
+    MOE_FORMAT_NZ = 29, /* FRACTAL_NZ: tiles of 16 rows by c0 columns; described by storage_shape, contiguous */
+    MOE_FORMAT_RANGE = INT32_MAX
 } moe_format;
 
 /* A tensor does not own its memory. `stride` is in bytes and may be zero, negative, or no multiple of the

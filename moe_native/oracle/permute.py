@@ -9,9 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 
-def moe_token_permute_with_routing_map(
-    tokens, routing_map, *, probs=None, num_out_tokens=None, drop_and_pad=False
-):
+def moe_token_permute_with_routing_map(tokens, routing_map, *, probs=None, num_out_tokens=None, drop_and_pad=False):
     routed = np.asarray(routing_map) != 0
     num_tokens, num_experts = routed.shape
     if drop_and_pad:
@@ -51,14 +49,14 @@ def _moe_token_unpermute_with_routing_map(
             permute_probs = probs[sorted_indices, np.arange(num_slots) // capacity]
         token_of_slot, row_of_slot = sorted_indices, np.arange(num_slots)
         used = np.ones(num_slots, bool)
-        accumulator = np.float64
+        accumulator = "float64"
     else:
         if probs is not None:
             permute_probs = probs[np.asarray(routing_map) != 0]
         token_of_slot = np.repeat(np.arange(num_tokens), num_rows // num_tokens)
         row_of_slot = sorted_indices
         used = np.ones(num_slots, bool) if permute_probs is None else permute_probs != 0
-        accumulator = np.float32
+        accumulator = "float32"
 
     # A sum of one term is that term, so it starts from -0.0, the neutral element of floating point
     # addition; the sum of no term is +0.0. The unbuffered add runs over the slots in ascending order.

@@ -81,13 +81,6 @@ Status op_shapes(const typename Op::Args* args, Tensor* outputs) {
 }
 
 template <class Op>
-Status op_check(const typename Op::Args* args) {
-    const OpScope scope(Op::name);
-    Op op(args == nullptr ? typename Op::Args{} : *args);
-    return begin(op, args, Outputs::checked);
-}
-
-template <class Op>
 Status op_plan(const typename Op::Args* args, moe_plan* plan) {
     const OpScope scope(Op::name);
     Op op(args == nullptr ? typename Op::Args{} : *args);
@@ -98,6 +91,13 @@ Status op_plan(const typename Op::Args* args, moe_plan* plan) {
     Ledger ledger(plan);
     op.book(ledger);
     return ledger.status();
+}
+
+// Planning is cheap, and finds what only shows there.
+template <class Op>
+Status op_check(const typename Op::Args* args) {
+    moe_plan plan;
+    return op_plan<Op>(args, &plan);
 }
 
 template <class Op>
@@ -123,6 +123,9 @@ Status op_run(const typename Op::Args* args, const moe_plan* plan, void* memory,
     if (memory_size < own.workspace_size)
         return fail(MOE_ERROR_INVALID, Kind::runtime, "workspace", "%llu bytes, needed %llu",
                     static_cast<unsigned long long>(memory_size), static_cast<unsigned long long>(own.workspace_size));
+    if (options != nullptr && (options->data_policy > MOE_DATA_SKIP || options->undefined_policy > MOE_UNDEFINED_ZERO))
+        return fail(MOE_ERROR_INVALID, Kind::value, "options", "policies %d and %d, needed 0 or 1 each",
+                    static_cast<int>(options->data_policy), static_cast<int>(options->undefined_policy));
     const Workspace workspace(own, memory);
     MOE_TRY(op.run(workspace, RunContext(options)));
     return workspace.verify();

@@ -1,0 +1,261 @@
+// The gating kernels as loops for the compiler's vectoriser. Included by one file per instruction set, which defines
+// MOE_GATING_TABLE first.
+#include <cstring>
+
+#include "kernels/gating/gating.h"
+#include "kernels/numeric.h"
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace moe {
+namespace {
+
+// Sums run in so many lanes whatever the width of the processor's vectors; it is also the fan-out of the selection
+// tree.
+constexpr int64_t lanes = 16;
+
+constexpr uint32_t quiet_nan = 0x7FC00000u;
+constexpr int32_t key_of_nan = key_of_nothing + 1;
+
+inline int32_t larger(int32_t a, int32_t b) {
+    return a > b ? a : b;
+}
+
+inline int32_t smaller(int32_t a, int32_t b) {
+    return a < b ? a : b;
+}
+
+// Sixteen keys. The compiler does not see the reductions as what they are.
+#if defined(__AVX512F__)
+struct Block {
+    __m512i keys;
+
+    static Block of(const int32_t* source) { return {_mm512_loadu_si512(source)}; }
+    static Block all(int32_t key) { return {_mm512_set1_epi32(key)}; }
+    void store(int32_t* target) const { _mm512_storeu_si512(target, keys); }
+    Block larger_of(Block b) const { return {_mm512_max_epi32(keys, b.keys)}; }
+    Block smaller_of(Block b) const { return {_mm512_min_epi32(keys, b.keys)}; }
+    int32_t largest() const { return _mm512_reduce_max_epi32(keys); }
+    // The first place of a key that is here.
+    int place_of(int32_t key) const { return __builtin_ctz(_mm512_cmpeq_epi32_mask(keys, _mm512_set1_epi32(key))); }
+    Block with(int place, int32_t key) const {
+        return {_mm512_mask_set1_epi32(keys, static_cast<__mmask16>(1u << place), key)};
+    }
+};
+#elif defined(__AVX2__)
+struct Block {
+    __m256i low, high;
+
+    static Block of(const int32_t* source) {
+        const auto* parts = reinterpret_cast<const __m256i*>(source);
+        return {_mm256_loadu_si256(parts), _mm256_loadu_si256(parts + 1)};
+    }
+    static Block all(int32_t key) { return {_mm256_set1_epi32(key), _mm256_set1_epi32(key)}; }
+    void store(int32_t* target) const {
+        auto* parts = reinterpret_cast<__m256i*>(target);
+        _mm256_storeu_si256(parts, low);
+        _mm256_storeu_si256(parts + 1, high);
+    }
+    Block larger_of(Block b) const { return {_mm256_max_epi32(low, b.low), _mm256_max_epi32(high, b.high)}; }
+    Block smaller_of(Block b) const { return {_mm256_min_epi32(low, b.low), _mm256_min_epi32(high, b.high)}; }
+    int32_t largest() const {
+        const __m256i eight = _mm256_max_epi32(low, high);
+        const __m128i four = _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+        const __m128i two = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4E));
+        return _mm_cvtsi128_si32(_mm_max_epi32(two, _mm_shuffle_epi32(two, 0xB1)));
+    }
+    int place_of(int32_t key) const {
+        const __m256i all_key = _mm256_set1_epi32(key);
+        const auto places = [&](__m256i part) {
+            return static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(part, all_key))));
+        };
+        return __builtin_ctz(places(low) | places(high) << 8);
+    }
+    Block with(int place, int32_t key) const {
+        const __m256i all_key = _mm256_set1_epi32(key);
+        const __m256i places = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        const auto put = [&](__m256i part, int offset) {
+            return _mm256_blendv_epi8(part, all_key, _mm256_cmpeq_epi32(places, _mm256_set1_epi32(place - offset)));
+        };
+        return {put(low, 0), put(high, 8)};
+    }
+};
+#else
+struct Block {
+    int32_t keys[lanes];
+
+    static Block of(const int32_t* source) {
+        Block block;
+        std::memcpy(block.keys, source, sizeof block.keys);
+        return block;
+    }
+    static Block all(int32_t key) {
+        Block block;
+        for (int32_t& k : block.keys) k = key;
+        return block;
+    }
+    void store(int32_t* target) const { std::memcpy(target, keys, sizeof keys); }
+    Block larger_of(const Block& b) const {
+        Block block;
+        for (int j = 0; j < lanes; ++j) block.keys[j] = larger(keys[j], b.keys[j]);
+        return block;
+    }
+    Block smaller_of(const Block& b) const {
+        Block block;
+        for (int j = 0; j < lanes; ++j) block.keys[j] = smaller(keys[j], b.keys[j]);
+        return block;
+    }
+    int32_t largest() const {
+        int32_t top = keys[0];
+        for (const int32_t key : keys) top = larger(top, key);
+        return top;
+    }
+    int place_of(int32_t key) const {
+        int place = 0;
+        while (keys[place] != key) ++place;
+        return place;
+    }
+    Block with(int place, int32_t key) const {
+        Block block = *this;
+        block.keys[place] = key;
+        return block;
+    }
+};
+#endif
+
+// Positive floats order as their bits do, negative ones the other way round. Its own inverse.
+inline int32_t ordered(int32_t bits) {
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF);
+}
+
+// Adding 0 turns -0 into 0.
+inline int32_t key_of(float value) {
+    const int32_t key = ordered(static_cast<int32_t>(bits_of(value + 0.0f)));
+    return value == value ? key : key_of_nan;
+}
+
+inline float value_of(int32_t key) {
+    return float_of(static_cast<uint32_t>(ordered(key)));
+}
+
+// In the order of keys, which needs no order of evaluation. NaNs may win or lose: the sum of the row is NaN anyway.
+float largest(const float* values, int64_t n) {
+    int32_t top = key_of_minus_infinity;
+    for (int64_t i = 0; i < n; ++i) top = larger(top, ordered(static_cast<int32_t>(bits_of(values[i]))));
+    return value_of(top);
+}
+
+float sum(const float* values, int64_t n) {
+    float total[lanes] = {};
+    int64_t i = 0;
+    for (; i + lanes <= n; i += lanes)
+        for (int64_t j = 0; j < lanes; ++j) total[j] = total[j] + values[i + j];
+    for (int64_t j = 0; i + j < n; ++j) total[j] = total[j] + values[i + j];
+    for (int64_t half = lanes / 2; half > 0; half /= 2)
+        for (int64_t j = 0; j < half; ++j) total[j] = total[j] + total[j + half];
+    return total[0];
+}
+
+void softmax_row(float* values, int64_t n) {
+    const float top = largest(values, n);
+    for (int64_t i = 0; i < n; ++i) values[i] = exp_f32(values[i] - top);
+    const float total = sum(values, n);
+    if (total != total) {
+        for (int64_t i = 0; i < n; ++i) values[i] = float_of(quiet_nan);
+        return;
+    }
+    for (int64_t i = 0; i < n; ++i) values[i] = values[i] / total;
+}
+
+void sigmoid_row(float* values, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) {
+        const float s = sigmoid_f32(values[i]);
+        values[i] = s == s ? s : float_of(quiet_nan);
+    }
+}
+
+void keys_row(const float* values, int32_t* keys, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) keys[i] = key_of(values[i]);
+}
+
+void biased_keys_row(const float* values, const float* bias, int32_t* keys, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) keys[i] = key_of(values[i] + bias[i]);
+}
+
+// The last `count` < 16 keys, and nothing behind them.
+inline Block block_of_rest(const int32_t* keys, int64_t count) {
+    int32_t rest[lanes];
+    for (int64_t j = 0; j < lanes; ++j) rest[j] = j < count ? keys[j] : key_of_nothing;
+    return Block::of(rest);
+}
+
+void largest_of_groups_row(const int32_t* keys, int64_t groups, int64_t group_size, int32_t* scores) {
+    for (int64_t g = 0; g < groups; ++g, keys += group_size) {
+        int32_t top = key_of_nothing;
+        for (int64_t i = 0; i < group_size; ++i) top = larger(top, keys[i]);
+        scores[g] = top;
+    }
+}
+
+void sums_of_two_largest_row(const int32_t* keys, int64_t groups, int64_t group_size, int32_t* scores) {
+    for (int64_t g = 0; g < groups; ++g, keys += group_size) {
+        // The two largest of every lane.
+        Block first = Block::all(key_of_nothing);
+        Block second = first;
+        const auto enter = [&](const Block& block) {
+            second = second.larger_of(first.smaller_of(block));
+            first = first.larger_of(block);
+        };
+        int64_t i = 0;
+        for (; i + lanes <= group_size; i += lanes) enter(Block::of(keys + i));
+        if (i < group_size) enter(block_of_rest(keys + i, group_size - i));
+        const int32_t top = first.largest();
+        const int32_t next = first.with(first.place_of(top), key_of_nothing).larger_of(second).largest();
+        scores[g] = key_of(value_of(top) + value_of(next));
+    }
+}
+
+// A tournament: every level holds the largest keys of the blocks of the level below, the top level is one block. The
+// largest key is followed down, the first of equal ones, and taken out; the way back up renews the levels.
+void select_row(int32_t* keys, int64_t n, int64_t k, int32_t* positions) {
+    int32_t* level[8];
+    int height = 0;
+    int64_t count = n;
+    level[0] = keys;
+    for (;;) {
+        const int64_t blocks = (count + lanes - 1) / lanes;
+        for (int64_t i = count; i < blocks * lanes; ++i) level[height][i] = key_of_nothing;
+        if (blocks <= 1) break;
+        level[height + 1] = level[height] + blocks * lanes;
+        for (int64_t b = 0; b < blocks; ++b) level[height + 1][b] = Block::of(level[height] + b * lanes).largest();
+        count = blocks;
+        ++height;
+    }
+    if (k == 0) return;
+    int32_t top = Block::of(level[height]).largest();
+    for (int64_t c = 0; c < k; ++c) {
+        int64_t place = 0;
+        for (int h = height; h >= 0; --h) place = place * lanes + Block::of(level[h] + place * lanes).place_of(top);
+        positions[c] = static_cast<int32_t>(place);
+        // Blocks are rewritten as a whole: reading one right after the store of a single key waits for that store.
+        top = key_of_nothing;
+        for (int h = 0; h <= height; ++h) {
+            int32_t* keys_of_block = level[h] + place / lanes * lanes;
+            const Block block = Block::of(keys_of_block).with(static_cast<int>(place % lanes), top);
+            block.store(keys_of_block);
+            top = block.largest();
+            place /= lanes;
+        }
+    }
+}
+
+}  // namespace
+
+extern const GatingKernels MOE_GATING_TABLE;
+const GatingKernels MOE_GATING_TABLE = {
+    softmax_row, sigmoid_row, keys_row, biased_keys_row, largest_of_groups_row, sums_of_two_largest_row, select_row,
+};
+
+}  // namespace moe

@@ -1,0 +1,54 @@
+// Exact integer products of int8 rows with a panel of 32 columns of an int8 weight, and the loops around them that
+// look at every value of a tile.
+//
+// A product runs over blocks of k. For each block the weight panel, and tiles of at most `rows` rows of x, are packed
+// into the order in which a kernel consumes them: `k_step` consecutive k side by side, k padded to a multiple of that
+// with zeros. A panel is packed once and used for all tiles, a tile once and used for all panels.
+//
+// Sums are exact whenever the true one fits into int32, as that of `igemm::exact_k` products always does; kernels may
+// wrap on the way. Results are identical on every instruction set.
+#pragma once
+
+#include <cstdint>
+
+namespace moe {
+
+struct IgemmKernels {
+    int64_t rows;        // of x in a full tile; even
+    int64_t k_step;      // divides 16
+    int64_t item_size;   // bytes that an element takes in a panel and in a tile
+    int64_t row_suffix;  // bytes that a tile holds per row besides the elements
+
+    // Packs `k` rows of 32 bytes, `stride` bytes apart.
+    void (*pack_panel)(const int8_t* weight, int64_t stride, int64_t k, void* panel);
+    // Packs 1 to `rows` rows of `k` bytes, `stride` bytes apart.
+    void (*pack_tile)(const int8_t* x, int64_t stride, int64_t rows, int64_t k, void* tile);
+    // sums (rows, 32) = [sums +] tile * panel
+    void (*multiply)(const void* tile, const void* panel, int64_t rows, int64_t k, bool accumulate, int32_t* sums);
+
+    // target = source, rounded to nearest even
+    void (*to_float)(const int32_t* source, float* target, int64_t n);
+    // values (rows, 32) = (values * scale[column]) * factor[row]
+    void (*dequantise)(float* values, int64_t rows, const float* scale, const float* factor);
+    // out[target[row]] += ((values * scale[column]) * factor[row] + bias[column]) * weight[row], in ascending row and
+    // with every operation rounded. A null bias adds nothing, a null factor or weight is 1. Rows whose target is
+    // negative are left out. `out` is at the first of `columns` columns, its rows are `stride` floats apart.
+    void (*combine)(const float* values, int64_t rows, int64_t columns, const float* scale, const float* bias,
+                    const float* factor, const float* weight, const int64_t* target, float* out, int64_t stride);
+};
+
+// The kernels to use now.
+const IgemmKernels& igemm_kernels();
+
+namespace igemm {
+
+constexpr int64_t columns = 32;
+// (2^31 - 1) / 2^14: so many products of int8 cannot leave int32, whatever they are.
+constexpr int64_t exact_k = 131071;
+
+int64_t panel_bytes(const IgemmKernels& kernels, int64_t k);
+// Of one row of a tile: a tile takes as much for each of its rows.
+int64_t row_bytes(const IgemmKernels& kernels, int64_t k);
+
+}  // namespace igemm
+}  // namespace moe

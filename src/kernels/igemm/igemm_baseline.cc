@@ -1,0 +1,2 @@
+#define MOE_IGEMM_TABLE igemm_baseline
+#include "kernels/igemm/igemm_madd.h"

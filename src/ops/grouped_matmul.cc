@@ -1,0 +1,425 @@
+#include "ops/grouped_matmul.h"
+
+#include <cstring>
+
+namespace moe {
+namespace {
+
+constexpr int64_t stage_rows = 16;
+constexpr int64_t stage_bytes = stage_rows * igemm::columns;
+
+// A packed panel stays in the second-level cache beside the rows of x that pass it.
+constexpr int64_t largest_panel = 256 * 1024;
+// Rows of a batch, packed: together with what the caller keeps of them they stay in the third-level cache.
+constexpr int64_t batch_bytes = 16 * 1024 * 1024;
+// Products that make a thread worth its start.
+constexpr int64_t products_per_thread = 1 << 20;
+// Tiles whose sums are kept while the blocks of k pass by: as many share one packing of a panel.
+constexpr int64_t tiles_per_chunk = 16;
+
+int64_t ceil_div(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+
+// Saturates where the product does not fit: the ledger refuses that much.
+uint64_t bytes_of(int64_t count, int64_t size) {
+    uint64_t bytes;
+    return __builtin_mul_overflow(static_cast<uint64_t>(count), static_cast<uint64_t>(size), &bytes) ? UINT64_MAX
+                                                                                                     : bytes;
+}
+
+int8_t low_int4(int8_t byte) {
+    return static_cast<int8_t>(((byte & 15) ^ 8) - 8);
+}
+
+int8_t high_int4(int8_t byte) {
+    return static_cast<int8_t>(byte >> 4);
+}
+
+}  // namespace
+
+// --- ExpertRows ------------------------------------------------------------------------------------------------------
+
+void ExpertRows::book(const Tensor* list, const char* name, int64_t type, int64_t rows, Ledger& ledger) {
+    dtype_ = list->dtype;
+    type_ = type;
+    experts_ = list->shape[0];
+    rows_ = rows;
+    name_ = name;
+    list_.book(list, name, ledger);
+    ends_piece_ = ledger.book<int64_t>("row ranges of the experts", experts_);
+}
+
+Status ExpertRows::load(const Workspace& workspace, const RunContext& context) {
+    MOE_TRY(list_.load(workspace));
+    ends_ = workspace.at<int64_t>(ends_piece_);
+    int64_t row = 0;
+    for (int64_t expert = 0; expert < experts_; ++expert) {
+        const int64_t value = entry(expert);
+        const int64_t lowest = type_ == counts ? 0 : row;
+        const int64_t highest = type_ == counts ? rows_ - row : rows_;
+        if (value < lowest || value > highest) MOE_TRY(context.bad_data(name_, expert, value, needed()));
+        row = (type_ == counts ? row : 0) + std::clamp(value, lowest, highest);
+        ends_[expert] = row;
+    }
+    return MOE_OK;
+}
+
+int64_t ExpertRows::entry(int64_t expert) const {
+    return dtype_ == MOE_INT32 ? list_.data<int32_t>()[expert] : list_.data<int64_t>()[expert];
+}
+
+// Says when the list would pass as one of the other type: mixing them up is the commonest mistake.
+const char* ExpertRows::needed() const {
+    bool decreases = false;
+    int64_t left = rows_;  // of rows, taken as counts; -1 once they are not
+    for (int64_t expert = 0; expert < experts_; ++expert) {
+        const int64_t value = entry(expert);
+        if (value < (expert == 0 ? 0 : entry(expert - 1)) || value > rows_) decreases = true;
+        left = value < 0 || value > left ? -1 : left - value;
+    }
+    if (type_ == counts)
+        return decreases ? "a count of rows (group_list_type 1), all of them at most the rows of x"
+                         : "a count of rows, all of them at most the rows of x; the list looks like cumulative ends, "
+                           "which is group_list_type 0";
+    return left < 0 ? "a cumulative row end (group_list_type 0), not below the one before and at most the rows of x"
+                    : "a cumulative row end, not below the one before and at most the rows of x; the list looks like "
+                      "counts, which is group_list_type 1";
+}
+
+// --- ExpertWeights ---------------------------------------------------------------------------------------------------
+
+Status ExpertWeights::resolve(const Tensor& tensor, const char* name, int64_t k, int64_t n) {
+    tensor_ = &tensor;
+    name_ = name;
+    MOE_TRY(dtype_in(tensor, name, {MOE_INT8, MOE_INT32, MOE_INT4}));
+    int4_ = tensor.dtype != MOE_INT8;
+    word_columns_ = tensor.dtype == MOE_INT8 ? 1 : tensor.dtype == MOE_INT32 ? 8 : 2;
+    if (tensor.rank != 3 && tensor.rank != 5)
+        return fail(MOE_ERROR_INVALID, Kind::shape, name,
+                    "shape %s, needed (experts, k, n) or tiles (experts, n1, k1, 16, c0)",
+                    describe_shape(tensor.rank, tensor.shape).text);
+    tiled_ = tensor.rank == 5 || tensor.format == MOE_FORMAT_NZ;
+    return tiled_ ? resolve_tiles(tensor, k, n) : resolve_plain(tensor, k, n);
+}
+
+Status ExpertWeights::resolve_tiles(const Tensor& tensor, int64_t k, int64_t n) {
+    const bool stored = tensor.format == MOE_FORMAT_NZ;
+    const int32_t rank = stored ? tensor.storage_rank : tensor.rank;
+    const int64_t* shape = stored ? tensor.storage_shape : tensor.shape;
+    const int64_t packing = tensor.dtype == MOE_INT32 ? 8 : 1;
+    const int64_t c0 = rank == 5 ? shape[4] * packing : 0;
+    // Words of eight int4 come in tiles of more than one width: the library's default is 16 words, a device's 8.
+    const bool known_c0 = tensor.dtype == MOE_INT32 ? c0 > 0 : c0 == (int4_ ? 64 : 32);
+    if (!known_c0 || shape[3] != 16)
+        return fail(MOE_ERROR_INVALID, Kind::shape, name_, "tiles %s, needed (experts, n1, k1, 16, %s)",
+                    describe_shape(rank, shape).text,
+                    tensor.dtype == MOE_INT8    ? "32"
+                    : tensor.dtype == MOE_INT32 ? "c0"
+                                                : "64");
+    experts_ = shape[0];
+    const int64_t k1 = ceil_div(k, 16);
+    const int64_t n1 = ceil_div(n, c0);
+    if (shape[1] != n1 || shape[2] != k1)
+        return fail(MOE_ERROR_INVALID, Kind::shape, name_,
+                    "tiles %s, needed (experts, n1, k1, 16, c0) with k1 = %lld for k = %lld and n1 = %lld for n = %lld",
+                    describe_shape(rank, shape).text, static_cast<long long>(k1), static_cast<long long>(k),
+                    static_cast<long long>(n1), static_cast<long long>(n));
+    if (stored)
+        MOE_TRY(shape_is(tensor, name_, {experts_, k, ceil_div(n, packing)},
+                         packing == 1 ? "(experts, k, n)" : "(experts, k, n / 8)", MOE_ERROR_INVALID));
+    // NZ storage and packed int4 lie without gaps.
+    const bool strided = !stored && tensor.dtype != MOE_INT4;
+    int64_t stride[5];
+    int64_t items = 1;
+    for (int d = 4; d >= 0; items *= shape[d--])
+        stride[d] = strided ? tensor.stride[d] : contiguous_bytes(tensor.dtype, items);
+    tile_columns_ = c0;
+    expert_stride_ = stride[0];
+    tile_stride_ = stride[1];
+    block_stride_ = stride[2];
+    row_stride_ = stride[3];
+    word_stride_ = stride[4];
+    use_bytes();
+    return MOE_OK;
+}
+
+Status ExpertWeights::resolve_plain(const Tensor& tensor, int64_t k, int64_t n) {
+    const int64_t packing = tensor.dtype == MOE_INT32 ? 8 : 1;
+    MOE_TRY(shape_is(tensor, name_, {-1, k, ceil_div(n, packing)},
+                     packing == 1 ? "(experts, k, n)" : "(experts, k, n / 8)", MOE_ERROR_INVALID));
+    experts_ = tensor.shape[0];
+    if (tensor.dtype == MOE_INT4 && n % 2 != 0)
+        return fail(MOE_ERROR_INVALID, Kind::shape, name_, "%lld columns of int4, needed an even number",
+                    static_cast<long long>(n));
+    tile_columns_ = n;
+    row_stride_ = tensor.dtype == MOE_INT4 ? n / 2 : tensor.stride[1];
+    block_stride_ = 16 * row_stride_;
+    expert_stride_ = tensor.dtype == MOE_INT4 ? k * row_stride_ : tensor.stride[0];
+    word_stride_ = tensor.dtype == MOE_INT4 ? 1 : tensor.stride[2];
+    use_bytes();
+    return MOE_OK;
+}
+
+// int32 words side by side are bytes side by side, the lower nibbles first on every processor this is built for.
+void ExpertWeights::use_bytes() {
+    static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__);
+    if (word_columns_ != 8 || word_stride_ != sizeof(int32_t)) return;
+    word_columns_ = 2;
+    word_stride_ = 1;
+}
+
+Status ExpertWeights::load() {
+    MOE_TRY(has_data(tensor_, name_));
+    data_ = static_cast<const int8_t*>(tensor_->data);
+    return MOE_OK;
+}
+
+const int8_t* ExpertWeights::address(int64_t expert, int64_t row, int64_t column) const {
+    return data_ + expert * expert_stride_ + column / tile_columns_ * tile_stride_ + row / 16 * block_stride_ +
+           row % 16 * row_stride_ + column % tile_columns_ / word_columns_ * word_stride_;
+}
+
+void ExpertWeights::pack(const IgemmKernels& kernels, int64_t expert, int64_t row, int64_t k, int64_t column,
+                         int64_t width, void* panel, int8_t* stage) const {
+    const bool full_rows = !int4_ && word_stride_ == 1 && column % tile_columns_ + igemm::columns <= tile_columns_;
+    if (full_rows && block_stride_ == 16 * row_stride_) {
+        kernels.pack_panel(address(expert, row, column), row_stride_, k, panel);
+        return;
+    }
+    for (int64_t r = 0; r < k; r += stage_rows) {
+        const int64_t rows = std::min(stage_rows, k - r);
+        read(expert, row + r, rows, column, width, stage);
+        kernels.pack_panel(stage, igemm::columns, rows, static_cast<char*>(panel) + igemm::panel_bytes(kernels, r));
+    }
+}
+
+int8_t ExpertWeights::item(const int8_t* word, int64_t column) const {
+    if (!int4_) return *word;
+    const int64_t nibble = column % tile_columns_ % word_columns_;
+    return nibble % 2 == 0 ? low_int4(word[nibble / 2]) : high_int4(word[nibble / 2]);
+}
+
+// Rows of 32 int8 values, zero from `width` on.
+void ExpertWeights::read(int64_t expert, int64_t row, int64_t rows, int64_t column, int64_t width,
+                         int8_t* stage) const {
+    if (width < igemm::columns) std::memset(stage, 0, stage_bytes);
+    int64_t done = 0;
+    while (done < width) {
+        // Up to the end of a tile.
+        const int64_t first = column + done;
+        const int64_t count = std::min(width - done, tile_columns_ - first % tile_columns_);
+        for (int64_t r = 0; r < rows; ++r) {
+            const int8_t* source = address(expert, row + r, first);
+            int8_t* target = stage + r * igemm::columns + done;
+            int64_t j = 0;
+            if (word_stride_ == 1 && !int4_) {
+                std::memcpy(target, source, static_cast<size_t>(count));
+                j = count;
+            } else if (word_stride_ == 1 && first % 2 == 0) {
+                for (; j + 2 <= count; j += 2) {
+                    target[j] = low_int4(source[j / 2]);
+                    target[j + 1] = high_int4(source[j / 2]);
+                }
+            }
+            for (; j < count; ++j) target[j] = item(address(expert, row + r, first + j), first + j);
+        }
+        done += count;
+    }
+}
+
+// --- GroupedProduct --------------------------------------------------------------------------------------------------
+
+void GroupedProduct::book(const ExpertWeights& weights, int64_t rows, int64_t k, int64_t blocks, int64_t panels,
+                          int64_t bytes_per_row, Ledger& ledger) {
+    kernels_ = &igemm_kernels();
+    row_kernels_ = &row_kernels();
+    weights_ = &weights;
+    k_ = k;
+    panels_ = panels;
+    parts_ = weights.int4() ? 2 : 1;
+    units_ = blocks;
+    unit_k_ = k / blocks;
+    const int64_t largest_k = largest_panel / (igemm::columns * kernels_->item_size);
+    block_k_ = ceil_div(ceil_div(unit_k_, ceil_div(unit_k_, largest_k)), 16) * 16;
+    unit_blocks_ = ceil_div(unit_k_, block_k_);
+    wide_ = unit_k_ > igemm::exact_k;
+    tile_rows_ = kernels_->rows / parts_;
+    chunk_rows_ = units_ * unit_blocks_ == 1 ? tile_rows_ : tiles_per_chunk * tile_rows_;
+    const Block last = block(units_ - 1, unit_blocks_ - 1);
+    row_bytes_ = parts_ * (last.offset + igemm::row_bytes(*kernels_, last.k));
+    batch_rows_ = std::min(rows, std::max(tile_rows_, batch_bytes / (row_bytes_ + bytes_per_row)));
+
+    threads_ = ledger.threads();
+    panel_bytes_ = igemm::panel_bytes(*kernels_, std::min(block_k_, unit_k_));
+    split_bytes_ = parts_ == 1 ? 0 : kernels_->rows * std::min(block_k_, unit_k_);
+    const int64_t kept_values = threads_ * panels_ * chunk_rows_ * parts_ * igemm::columns;
+    packed_piece_ = ledger.book("packed rows of x", bytes_of(batch_rows_, row_bytes_));
+    panel_piece_ = ledger.book("packed panels of weights", bytes_of(threads_ * panels_, panel_bytes_));
+    stage_piece_ = ledger.book("rows of a panel", bytes_of(threads_, stage_bytes));
+    split_piece_ = ledger.book("high and low parts of x", bytes_of(threads_, split_bytes_));
+    sums_piece_ = ledger.book<int32_t>("sums", kept_values);
+    if (wide_) wide_piece_ = ledger.book<int64_t>("wide sums", kept_values);
+    if (weights.int4()) totals_piece_ = ledger.book<float>("scaled sums", kept_values);
+    values_piece_ = ledger.book<float>("values of a tile", threads_ * panels_ * tile_rows_ * igemm::columns);
+}
+
+void GroupedProduct::load(const Workspace& workspace, const int8_t* x, const int64_t* block_scale, int64_t n) {
+    x_ = x;
+    block_scale_ = block_scale;
+    n_ = n;
+    packed_ = workspace.at<char>(packed_piece_);
+    panel_ = workspace.at<char>(panel_piece_);
+    stage_ = workspace.at<int8_t>(stage_piece_);
+    split_ = workspace.at<int8_t>(split_piece_);
+    sums_ = workspace.at<int32_t>(sums_piece_);
+    wide_sums_ = workspace.at<int64_t>(wide_piece_);
+    totals_ = workspace.at<float>(totals_piece_);
+    values_ = workspace.at<float>(values_piece_);
+}
+
+GroupedProduct::Block GroupedProduct::block(int64_t unit, int64_t index) const {
+    const int64_t begin = index * block_k_;
+    const int64_t last_k = unit_k_ - (unit_blocks_ - 1) * block_k_;
+    const int64_t full_bytes = igemm::row_bytes(*kernels_, block_k_);
+    const int64_t unit_bytes = (unit_blocks_ - 1) * full_bytes + igemm::row_bytes(*kernels_, last_k);
+    return {unit * unit_k_ + begin, std::min(block_k_, unit_k_ - begin), unit * unit_bytes + index * full_bytes};
+}
+
+char* GroupedProduct::packed(int64_t row, int64_t rows, const Block& block) const {
+    return packed_ + (row - first_row_) * row_bytes_ + rows * parts_ * block.offset;
+}
+
+void GroupedProduct::pack(const ExpertRows& experts, int64_t first, int64_t last) {
+    first_row_ = first;
+    const int64_t grain = 1 + (64 * 1024) / k_;
+    parallel_ranges(threads_, last - first, grain, [&](int thread, int64_t begin, int64_t end) {
+        // Tiles begin with their expert; a thread packs those that begin in its range.
+        experts.for_each(first, last, [&](int64_t, int64_t from, int64_t to) {
+            for (int64_t row = from; row < to; row += tile_rows_)
+                if (row >= first + begin && row < first + end) pack_tile(thread, row, std::min(tile_rows_, to - row));
+        });
+    });
+}
+
+void GroupedProduct::pack_tile(int thread, int64_t row, int64_t rows) const {
+    for (int64_t unit = 0; unit < units_; ++unit) {
+        for (int64_t index = 0; index < unit_blocks_; ++index) {
+            const Block b = block(unit, index);
+            const int8_t* x = x_ + row * k_ + b.k_begin;
+            char* target = packed(row, rows, b);
+            if (parts_ == 1) {
+                kernels_->pack_tile(x, k_, rows, b.k, target);
+                continue;
+            }
+            // x = 16 * high + low + 8, with both parts in [-8, 7].
+            int8_t* high = split_ + thread * split_bytes_;
+            int8_t* low = high + rows * b.k;
+            for (int64_t r = 0; r < rows; ++r) {
+                for (int64_t t = 0; t < b.k; ++t) {
+                    const int value = x[r * k_ + t];
+                    high[r * b.k + t] = static_cast<int8_t>(value >> 4);
+                    low[r * b.k + t] = static_cast<int8_t>((value & 15) - 8);
+                }
+            }
+            kernels_->pack_tile(high, b.k, 2 * rows, b.k, target);
+        }
+    }
+}
+
+int64_t GroupedProduct::panel_grain(int64_t rows) const {
+    // Packing a panel costs about as much as multiplying a tile with it.
+    const double products = static_cast<double>(rows + tile_rows_) * static_cast<double>(parts_ * panels_ * k_) *
+                            static_cast<double>(igemm::columns);
+    return 1 + static_cast<int64_t>(products_per_thread / products);
+}
+
+int64_t GroupedProduct::kept(int thread, int64_t panel, int64_t chunk_row) const {
+    return ((thread * panels_ + panel) * chunk_rows_ + chunk_row) * parts_ * igemm::columns;
+}
+
+void GroupedProduct::sum(int thread, int64_t expert, int64_t begin, int64_t end, bool first_chunk,
+                         const int64_t* columns, int64_t width) const {
+    const bool panels_stay = units_ * unit_blocks_ == 1;
+    char* const panels = panel_ + thread * panels_ * panel_bytes_;
+    int8_t* const stage = stage_ + thread * stage_bytes;
+    for (int64_t unit = 0; unit < units_; ++unit) {
+        for (int64_t index = 0; index < unit_blocks_; ++index) {
+            const Block b = block(unit, index);
+            for (int64_t p = 0; p < panels_ && (first_chunk || !panels_stay); ++p)
+                weights_->pack(*kernels_, expert, b.k_begin, b.k, columns[p], width, panels + p * panel_bytes_, stage);
+            for (int64_t row = begin; row < end; row += tile_rows_) {
+                const int64_t rows = std::min(tile_rows_, end - row);
+                for (int64_t p = 0; p < panels_; ++p) {
+                    int32_t* sums = sums_ + kept(thread, p, row - begin);
+                    kernels_->multiply(packed(row, rows, b), panels + p * panel_bytes_, rows * parts_, b.k,
+                                       index > 0 && !wide_, sums);
+                    if (!wide_) continue;
+                    int64_t* wide = wide_sums_ + kept(thread, p, row - begin);
+                    for (int64_t i = 0; i < rows * parts_ * igemm::columns; ++i)
+                        wide[i] = (index == 0 ? 0 : wide[i]) + sums[i];
+                }
+            }
+        }
+        if (parts_ == 2) add_scaled_sums(thread, expert, unit, end - begin, columns, width);
+    }
+}
+
+void GroupedProduct::add_scaled_sums(int thread, int64_t expert, int64_t unit, int64_t rows, const int64_t* columns,
+                                     int64_t width) const {
+    for (int64_t p = 0; p < panels_; ++p) {
+        float scale[igemm::columns] = {};
+        const int64_t* bits = block_scale_ + (expert * units_ + unit) * n_ + columns[p];
+        for (int64_t j = 0; j < width; ++j) {
+            const auto low = static_cast<uint32_t>(static_cast<uint64_t>(bits[j]));
+            std::memcpy(&scale[j], &low, sizeof low);
+        }
+        const int64_t first = kept(thread, p, 0);
+        float* totals = totals_ + first;
+        for (int64_t r = 0; r < rows * parts_; ++r) {
+            float values[igemm::columns];
+            const int64_t i = r * igemm::columns;
+            if (wide_)
+                round_to_float(wide_sums_ + first + i, values, igemm::columns);
+            else
+                round_to_float(sums_ + first + i, values, igemm::columns);
+            for (int64_t j = 0; j < igemm::columns; ++j)
+                totals[i + j] = unit == 0 ? values[j] * scale[j] : totals[i + j] + values[j] * scale[j];
+        }
+    }
+}
+
+template <class Kept>
+void GroupedProduct::round_to_float(const Kept* sums, float* target, int64_t n) const {
+    if constexpr (sizeof(Kept) == sizeof(int32_t))
+        kernels_->to_float(sums, target, n);
+    else
+        for (int64_t i = 0; i < n; ++i) target[i] = static_cast<float>(sums[i]);
+}
+
+float* GroupedProduct::values(int thread, int64_t chunk_row, int64_t rows) const {
+    float* const tile = values_ + thread * panels_ * tile_rows_ * igemm::columns;
+    const int64_t n = rows * igemm::columns;
+    for (int64_t p = 0; p < panels_; ++p) {
+        float* values = tile + p * tile_rows_ * igemm::columns;
+        const int64_t from = kept(thread, p, chunk_row);
+        if (parts_ == 1) {
+            if (wide_)
+                round_to_float(wide_sums_ + from, values, n);
+            else
+                round_to_float(sums_ + from, values, n);
+            continue;
+        }
+        float* high = totals_ + from;
+        float* low = high + n;
+        uint16_t half[igemm::columns];
+        for (int64_t i = 0; i < 2 * n; i += igemm::columns) {
+            row_kernels_->narrow_f16(high + i, half, igemm::columns);
+            row_kernels_->widen_f16(half, high + i, igemm::columns);
+        }
+        for (int64_t i = 0; i < n; ++i) values[i] = high[i] * 16.0f + low[i];
+    }
+    return tile;
+}
+
+}  // namespace moe

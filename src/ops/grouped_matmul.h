@@ -1,0 +1,190 @@
+// What the grouped matrix products share: the row ranges of the experts, their weights in every storage form, and the
+// product itself, tile by tile.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "core/op.h"
+#include "kernels/igemm/igemm.h"
+#include "kernels/rows/rows.h"
+
+namespace moe {
+
+// Consecutive rows of x, one range per expert, from a list of counts or of cumulative ends.
+class ExpertRows {
+  public:
+    enum Type : int64_t { ends = 0, counts = 1 };
+
+    // A list that was checked to have one dimension and dtype int32 or int64.
+    void book(const Tensor* list, const char* name, int64_t type, int64_t rows, Ledger& ledger);
+    // Reads the list. Entries that are negative, lead past the last row, or decrease (ends) are bad data; where they
+    // are skipped, the range becomes empty or stops at the last row.
+    Status load(const Workspace& workspace, const RunContext& context);
+
+    int64_t experts() const { return experts_; }
+    int64_t begin(int64_t expert) const { return expert == 0 ? 0 : ends_[expert - 1]; }
+    int64_t end(int64_t expert) const { return ends_[expert]; }
+    // All rows that belong to an expert: rows from here on are no input.
+    int64_t used() const { return experts_ == 0 ? 0 : ends_[experts_ - 1]; }
+
+    // Calls body(expert, begin, end) for every expert with rows in [first, last), in ascending order.
+    template <class Body>
+    void for_each(int64_t first, int64_t last, Body&& body) const {
+        for (int64_t expert = 0; expert < experts_; ++expert) {
+            const int64_t from = std::max(begin(expert), first);
+            const int64_t to = std::min(end(expert), last);
+            if (from < to) body(expert, from, to);
+        }
+    }
+
+  private:
+    int64_t entry(int64_t expert) const;
+    const char* needed() const;
+
+    Dtype dtype_ = MOE_INT64;
+    int64_t type_ = counts;
+    int64_t experts_ = 0;
+    int64_t rows_ = 0;
+    const char* name_ = "";
+    Input list_;
+    Piece ends_piece_;
+    int64_t* ends_ = nullptr;
+};
+
+// The weights of all experts where the caller has them: int8, or int4 as MOE_INT4 or eight to an int32; plain (e, k,
+// n), or tiles of 16 rows (e, n1, k1, 16, c0), as a five-dimensional tensor or in MOE_FORMAT_NZ. Nothing is copied
+// whole, whatever the strides.
+class ExpertWeights {
+  public:
+    // Every check of dtype, rank, and shape against the logical k and n. Errors are MOE_ERROR_INVALID.
+    Status resolve(const Tensor& tensor, const char* name, int64_t k, int64_t n);
+    Status load();
+
+    int64_t experts() const { return experts_; }
+    bool int4() const { return int4_; }
+    bool tiled() const { return tiled_; }
+
+    // Packs `k` rows from `row` on and up to 32 columns from `column` on. `stage` is 512 bytes of scratch.
+    void pack(const IgemmKernels& kernels, int64_t expert, int64_t row, int64_t k, int64_t column, int64_t width,
+              void* panel, int8_t* stage) const;
+
+  private:
+    Status resolve_tiles(const Tensor& tensor, int64_t k, int64_t n);
+    Status resolve_plain(const Tensor& tensor, int64_t k, int64_t n);
+    void use_bytes();
+    // Of the word that holds the column.
+    const int8_t* address(int64_t expert, int64_t row, int64_t column) const;
+    int8_t item(const int8_t* word, int64_t column) const;
+    void read(int64_t expert, int64_t row, int64_t rows, int64_t column, int64_t width, int8_t* stage) const;
+
+    const Tensor* tensor_ = nullptr;
+    const char* name_ = "";
+    const int8_t* data_ = nullptr;
+    bool int4_ = false;
+    bool tiled_ = false;
+    int64_t experts_ = 0;
+    int64_t tile_columns_ = 0;  // n for plain weights, which are one tile wide
+    int64_t word_columns_ = 1;  // columns in a stored word
+    // Bytes from one expert, tile, 16 rows, row and word to the next.
+    int64_t expert_stride_ = 0;
+    int64_t tile_stride_ = 0;
+    int64_t block_stride_ = 0;
+    int64_t row_stride_ = 0;
+    int64_t word_stride_ = 0;
+};
+
+// Products of the rows of each expert with its weight, 32 columns at a time.
+//
+// int8: a tile's values are the exact sums as float32. int4: x is split into x = 16 * high + low + 8, each part
+// multiplied apart, scaled per block of k and column, added up in float32 over the blocks and rounded to float16; the
+// values are 16 * high + low. Both take the same integer kernels, with two rows of a tile for each row of int4.
+class GroupedProduct {
+  public:
+    // `panels`: how many panels the caller wants of each tile at once. `bytes_per_row`: what the caller itself needs
+    // for each row of a batch. `blocks`: of k, with scales of their own (int4).
+    void book(const ExpertWeights& weights, int64_t rows, int64_t k, int64_t blocks, int64_t panels,
+              int64_t bytes_per_row, Ledger& ledger);
+    // `block_scale` (e, blocks, n): float32 bits in the low half of 64; int4 only.
+    void load(const Workspace& workspace, const int8_t* x, const int64_t* block_scale, int64_t n);
+
+    // Rows are taken in batches that bound the scratch memory: pack [first, last) before anything of it is multiplied.
+    int64_t batch_rows() const { return batch_rows_; }
+    void pack(const ExpertRows& experts, int64_t first, int64_t last);
+
+    // Items of a parallel loop over panels that make a thread worth its start.
+    int64_t panel_grain(int64_t rows) const;
+
+    // Calls take(row, rows, values) for the tiles of the rows [begin, end) of an expert within the batch, in ascending
+    // order. values is (panels, rows, 32) with 32 * tile_rows() floats from one panel to the next; columns from `width`
+    // on hold anything.
+    template <class Take>
+    void for_each_tile(int thread, int64_t expert, int64_t begin, int64_t end, const int64_t* columns, int64_t width,
+                       Take&& take) const {
+        for (int64_t from = begin; from < end; from += chunk_rows_) {
+            const int64_t to = std::min(from + chunk_rows_, end);
+            sum(thread, expert, from, to, from == begin, columns, width);
+            for (int64_t row = from; row < to; row += tile_rows_) {
+                const int64_t rows = std::min(tile_rows_, to - row);
+                take(row, rows, values(thread, row - from, rows));
+            }
+        }
+    }
+    int64_t tile_rows() const { return tile_rows_; }
+
+  private:
+    struct Block {
+        int64_t k_begin;
+        int64_t k;
+        int64_t offset;  // in a packed row, bytes
+    };
+
+    Block block(int64_t unit, int64_t index) const;
+    void pack_tile(int thread, int64_t row, int64_t rows) const;
+    char* packed(int64_t row, int64_t rows, const Block& block) const;
+    // Where a thread keeps what belongs to a row of the chunk and a panel.
+    int64_t kept(int thread, int64_t panel, int64_t chunk_row) const;
+    void sum(int thread, int64_t expert, int64_t begin, int64_t end, bool first_chunk, const int64_t* columns,
+             int64_t width) const;
+    void add_scaled_sums(int thread, int64_t expert, int64_t unit, int64_t rows, const int64_t* columns,
+                         int64_t width) const;
+    float* values(int thread, int64_t chunk_row, int64_t rows) const;
+    template <class Kept>
+    void round_to_float(const Kept* sums, float* target, int64_t n) const;
+
+    const IgemmKernels* kernels_ = nullptr;
+    const RowKernels* row_kernels_ = nullptr;
+    const ExpertWeights* weights_ = nullptr;
+    int64_t k_ = 0;
+    int64_t n_ = 0;
+    int64_t panels_ = 1;
+    int64_t parts_ = 1;  // rows of a packed tile per row of x
+    int64_t units_ = 1;  // of k, with scales of their own
+    int64_t unit_k_ = 0;
+    int64_t unit_blocks_ = 1;  // blocks of a unit: a panel of one stays in the second-level cache
+    int64_t block_k_ = 0;
+    bool wide_ = false;       // sums of a unit may leave int32
+    int64_t tile_rows_ = 0;   // rows of x
+    int64_t chunk_rows_ = 0;  // rows whose sums are kept while k passes by
+    int64_t row_bytes_ = 0;
+    int64_t batch_rows_ = 0;
+    int64_t first_row_ = 0;  // of the batch
+
+    Piece packed_piece_, panel_piece_, stage_piece_, split_piece_, sums_piece_, wide_piece_, totals_piece_,
+        values_piece_;
+    int64_t panel_bytes_ = 0;
+    int64_t split_bytes_ = 0;
+    int threads_ = 1;
+    const int8_t* x_ = nullptr;
+    const int64_t* block_scale_ = nullptr;
+    char* packed_ = nullptr;
+    char* panel_ = nullptr;
+    int8_t* stage_ = nullptr;
+    int8_t* split_ = nullptr;
+    int32_t* sums_ = nullptr;
+    int64_t* wide_sums_ = nullptr;
+    float* totals_ = nullptr;
+    float* values_ = nullptr;
+};
+
+}  // namespace moe

@@ -1,0 +1,175 @@
+// The integer products: every kernel against 64-bit sums, at every number of rows and around every step of k, with the
+// extreme values; and their floating-point loops against the first kernel, bit for bit.
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "kernels/igemm/igemm_list.h"
+
+using namespace moe;
+
+namespace {
+
+constexpr int64_t columns = igemm::columns;
+constexpr int64_t lengths[] = {1, 2, 3, 4, 5, 15, 16, 17, 31, 64, 250, 1023};
+
+// Calls check(row) for every kernel table that this processor can run.
+template <class Check>
+void for_each_table(Check&& check) {
+    for (const auto& row : igemm_kernel_list) {
+        if (row.isa > isa_limit()) continue;
+        CAPTURE(row.name);
+        check(*row.table);
+    }
+}
+
+std::vector<int8_t> random_bytes(int64_t n, unsigned seed) {
+    std::mt19937 engine(seed);
+    std::vector<int8_t> bytes(static_cast<size_t>(n));
+    for (int8_t& byte : bytes) byte = engine() % 4 == 0 ? int8_t{-128} : static_cast<int8_t>(engine());
+    return bytes;
+}
+
+// Packed on both sides into memory that is exactly as large as promised, at an odd address, between guard bytes.
+struct Packed {
+    static constexpr size_t guard = 64;
+    std::vector<unsigned char> memory;
+    explicit Packed(int64_t bytes) : memory(static_cast<size_t>(bytes) + 2 * guard, 0x5A) {}
+    void* data() { return memory.data() + guard; }
+    bool guarded() const {
+        for (size_t i = 0; i < guard; ++i)
+            if (memory[i] != 0x5A || memory[memory.size() - 1 - i] != 0x5A) return false;
+        return true;
+    }
+};
+
+std::vector<int32_t> multiply(const IgemmKernels& kernels, const std::vector<int8_t>& x, int64_t rows,
+                              const std::vector<int8_t>& w, int64_t k, int64_t x_stride, int64_t w_stride,
+                              const std::vector<int32_t>* start = nullptr) {
+    Packed tile(rows * igemm::row_bytes(kernels, k));
+    Packed panel(igemm::panel_bytes(kernels, k));
+    kernels.pack_tile(x.data(), x_stride, rows, k, tile.data());
+    kernels.pack_panel(w.data(), w_stride, k, panel.data());
+    CHECK(tile.guarded());
+    CHECK(panel.guarded());
+    std::vector<int32_t> sums(static_cast<size_t>(rows * columns), 77);
+    if (start != nullptr) sums = *start;
+    kernels.multiply(tile.data(), panel.data(), rows, k, start != nullptr, sums.data());
+    return sums;
+}
+
+}  // namespace
+
+TEST_CASE("sums are exact for every number of rows and every length") {
+    for_each_table([&](const IgemmKernels& kernels) {
+        CHECK(kernels.rows % 2 == 0);
+        CHECK(16 % kernels.k_step == 0);
+        for (int64_t rows = 1; rows <= kernels.rows; ++rows) {
+            for (const int64_t k : lengths) {
+                CAPTURE(rows);
+                CAPTURE(k);
+                const int64_t x_stride = k + 3;
+                const int64_t w_stride = columns + 5;
+                const std::vector<int8_t> x = random_bytes(rows * x_stride, 1);
+                const std::vector<int8_t> w = random_bytes(k * w_stride, 2);
+                const std::vector<int32_t> seen = multiply(kernels, x, rows, w, k, x_stride, w_stride);
+                const std::vector<int32_t> again = multiply(kernels, x, rows, w, k, x_stride, w_stride, &seen);
+                for (int64_t r = 0; r < rows; ++r) {
+                    for (int64_t j = 0; j < columns; ++j) {
+                        int64_t sum = 0;
+                        for (int64_t t = 0; t < k; ++t) sum += int64_t{x[r * x_stride + t]} * w[t * w_stride + j];
+                        REQUIRE(seen[r * columns + j] == sum);
+                        REQUIRE(again[r * columns + j] == 2 * sum);
+                    }
+                }
+            }
+        }
+    });
+}
+
+TEST_CASE("the longest sums that cannot leave int32") {
+    for_each_table([&](const IgemmKernels& kernels) {
+        const int64_t k = igemm::exact_k;
+        for (const int8_t value : {int8_t{-128}, int8_t{127}}) {
+            const std::vector<int8_t> x(static_cast<size_t>(k), int8_t{-128});
+            const std::vector<int8_t> w(static_cast<size_t>(k * columns), value);
+            for (const int32_t sum : multiply(kernels, x, 1, w, k, k, columns)) REQUIRE(sum == -128 * value * k);
+        }
+    });
+}
+
+TEST_CASE("a panel may be packed in pieces of 16 rows") {
+    for_each_table([&](const IgemmKernels& kernels) {
+        const int64_t k = 43;
+        const std::vector<int8_t> w = random_bytes(k * columns, 3);
+        Packed whole(igemm::panel_bytes(kernels, k));
+        Packed pieces(igemm::panel_bytes(kernels, k));
+        kernels.pack_panel(w.data(), columns, k, whole.data());
+        for (int64_t t = 0; t < k; t += 16)
+            kernels.pack_panel(w.data() + t * columns, columns, std::min<int64_t>(16, k - t),
+                               static_cast<char*>(pieces.data()) + igemm::panel_bytes(kernels, t));
+        CHECK(whole.memory == pieces.memory);
+    });
+}
+
+TEST_CASE("int32 becomes float32 rounded to nearest even") {
+    const int32_t source[] = {0,         1, -1, 16777217, 16777219, -16777217, 33554434, 33554438, INT32_MAX,
+                              INT32_MIN, 7, 8,  9,        10,       11,        12,       13};
+    for_each_table([&](const IgemmKernels& kernels) {
+        float target[std::size(source)];
+        kernels.to_float(source, target, std::size(source));
+        for (size_t i = 0; i < std::size(source); ++i)
+            CHECK(target[i] == static_cast<float>(static_cast<double>(source[i])));
+        CHECK(target[3] == 16777216.0f);
+        CHECK(target[4] == 16777220.0f);
+    });
+}
+
+TEST_CASE("floating-point loops round every operation, in order") {
+    std::mt19937 engine(4);
+    std::normal_distribution<float> normal;
+    const auto random = [&](size_t n) {
+        std::vector<float> values(n);
+        for (float& value : values) value = normal(engine);
+        return values;
+    };
+    constexpr int64_t rows = 5;
+    constexpr int64_t stride = 70;
+    const std::vector<float> values = random(rows * columns);
+    const std::vector<float> scale = random(columns), bias = random(columns), factor = random(rows),
+                             weight = random(rows);
+    const std::vector<float> start = random(4 * stride);
+    const int64_t target[rows] = {2, 0, -1, 2, 3};
+    for_each_table([&](const IgemmKernels& kernels) {
+        std::vector<float> dequantised = values;
+        kernels.dequantise(dequantised.data(), rows, scale.data(), factor.data());
+        for (int64_t r = 0; r < rows; ++r)
+            for (int64_t j = 0; j < columns; ++j) {
+                const volatile float product = values[r * columns + j] * scale[j];
+                CHECK(dequantised[r * columns + j] == product * factor[r]);
+            }
+        for (const int64_t width : {int64_t{1}, int64_t{31}, columns}) {
+            for (int given = 0; given < 8; ++given) {
+                std::vector<float> seen = start;
+                std::vector<float> needed = start;
+                kernels.combine(values.data(), rows, width, scale.data(), given & 1 ? bias.data() : nullptr,
+                                given & 2 ? factor.data() : nullptr, given & 4 ? weight.data() : nullptr, target,
+                                seen.data() + 3, stride);
+                for (int64_t r = 0; r < rows; ++r) {
+                    if (target[r] < 0) continue;
+                    for (int64_t j = 0; j < width; ++j) {
+                        volatile float v = values[r * columns + j] * scale[j];
+                        v = v * (given & 2 ? factor[r] : 1.0f);
+                        if (given & 1) v = v + bias[j];
+                        v = v * (given & 4 ? weight[r] : 1.0f);
+                        needed[target[r] * stride + 3 + j] += v;
+                    }
+                }
+                CHECK(std::memcmp(seen.data(), needed.data(), seen.size() * sizeof(float)) == 0);
+            }
+        }
+    });
+}
