@@ -52,7 +52,7 @@ def print_table(summary: Mapping[str, Any], steps: Sequence[Step]) -> None:
     console.print(
         f"{summary['tokens']} tokens in {summary['dtype']}, hidden {summary['hidden']}, intermediate "
         f"{summary['intermediate']}, top {summary['top_k']} of {summary['experts']} experts, "
-        f"{summary['active_experts']} of them here; {summary['threads']} threads",
+        f"{summary['active_experts']} of them here; {summary['threads']} {'thread' if summary['threads'] == 1 else 'threads'}",
         highlight=False,
     )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -83,5 +83,5 @@ def _result(step: Step) -> str:
     if verdict.worst:
         parts.append(f"error {verdict.worst:.2f} of bound")
     if verdict.ties:
-        parts.append(f"{verdict.ties} ties")
+        parts.append(f"{verdict.ties} {'tie' if verdict.ties == 1 else 'ties'}")
     return "[green]ok[/] " + ", ".join(parts)
