@@ -52,7 +52,7 @@ def print_table(summary: Mapping[str, Any], steps: Sequence[Step]) -> None:
     console.print(
         f"{summary['tokens']} tokens in {summary['dtype']}, hidden {summary['hidden']}, intermediate "
         f"{summary['intermediate']}, top {summary['top_k']} of {summary['experts']} experts, "
-        f"{summary['active_experts']} of them here; {summary['threads']} threads",
+        f"{summary['active_experts']} of them here; {_counted(summary['threads'], 'thread')}",
         highlight=False,
     )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -79,9 +79,13 @@ def print_table(summary: Mapping[str, Any], steps: Sequence[Step]) -> None:
 
 def _result(step: Step) -> str:
     verdict = step.verdict
-    parts = [f"{verdict.rows} rows"]
+    parts = [_counted(verdict.rows, "row")]
     if verdict.worst:
         parts.append(f"error {verdict.worst:.2f} of bound")
     if verdict.ties:
-        parts.append(f"{verdict.ties} ties")
+        parts.append(_counted(verdict.ties, "tie"))
     return "[green]ok[/] " + ", ".join(parts)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
