@@ -148,7 +148,7 @@ class Int8Experts:
         self.w2, self.scale2 = self._quantise(experts.w2)
 
     @staticmethod
-    def _quantise(weight: np.ndarray) -> tuple[object, np.ndarray]:
+    def _quantise(weight: np.ndarray) -> tuple[np.ndarray | mn.NzArray, np.ndarray]:
         scale = np.abs(weight).max(axis=1) / np.float32(127)
         codes = np.rint(weight / scale[:, None]).astype(np.int8)
         return mn.npu_format_cast(codes, NZ), scale
@@ -268,6 +268,15 @@ def fit_experts(encoder: SentenceEncoder, sentences: list[str]) -> list[Experts]
     return [Experts(layer, np.concatenate(t)) for layer, t in zip(encoder.layers, tokens, strict=True)]
 
 
+def mixtures(experts: list[Experts], layers: list[Block], active: int) -> FeedForward:
+    """Return the feed-forward function in which every token asks `active` experts of every layer."""
+
+    def feed_forward(index: int, x: np.ndarray) -> np.ndarray:
+        return layers[index](x, experts[index].route(x, active))
+
+    return feed_forward
+
+
 def main() -> int:
     """Print the table; return 1 if a result is not what it has to be."""
     encoder = SentenceEncoder()
@@ -286,7 +295,7 @@ def main() -> int:
         required = REQUIRED_COSINE[number_format]
         for active in ACTIVE:
             seen = check_blocks(experts, layers, active, required)
-            routed = Timed(lambda i, x, active=active, layers=layers: layers[i](x, experts[i].route(x, active)))
+            routed = Timed(mixtures(experts, layers, active))
             embeddings = encoder.encode(sentences, routed)
             cosine = (embeddings * expected).sum(axis=1)
             if active == EXPERTS:
