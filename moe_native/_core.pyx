@@ -7,9 +7,11 @@ One file per operator family in ``_cython/``, included at the end.
 include "_cython/runtime.pxi"
 include "_cython/call.pxi"
 
+include "_cython/ffn.pxi"
 include "_cython/finalize.pxi"
-include "_cython/gating.pxi"
 include "_cython/format.pxi"
+include "_cython/gating.pxi"
 include "_cython/grouped_matmul.pxi"
 include "_cython/init_routing.pxi"
 include "_cython/permute.pxi"
+include "_cython/quant.pxi"

@@ -19,26 +19,22 @@ void fill_storage_shape(int32_t rank, const int64_t* shape, int64_t c0, int64_t*
 
 }  // namespace
 
-NzLayout nz_layout(int32_t rank, const int64_t* shape, int64_t c0) {
+NzLayout nz_layout(const Tensor& tensor) {
     NzLayout layout = {};
     layout.matrices = 1;
-    for (int32_t d = 0; d < rank - 2; ++d) layout.matrices *= shape[d];
-    layout.k = shape[rank - 2];
-    layout.n = shape[rank - 1];
-    layout.k1 = ceil_divide(layout.k, MOE_NZ_ROWS);
-    layout.n1 = ceil_divide(layout.n, c0);
-    layout.c0 = c0;
+    for (int32_t d = 0; d < tensor.rank - 2; ++d) layout.matrices *= tensor.shape[d];
+    layout.k = tensor.shape[tensor.rank - 2];
+    layout.n = tensor.shape[tensor.rank - 1];
+    layout.n1 = tensor.storage_shape[tensor.rank - 2];
+    layout.k1 = tensor.storage_shape[tensor.rank - 1];
+    layout.c0 = tensor.storage_shape[tensor.rank + 1];
     return layout;
-}
-
-NzLayout nz_layout(const Tensor& tensor) {
-    return nz_layout(tensor.rank, tensor.shape, tensor.storage_shape[tensor.storage_rank - 1]);
 }
 
 Status nz_rank_in_range(int32_t rank, const int64_t* shape, const char* name) {
     if (rank >= nz_lowest_rank && rank <= nz_highest_rank) return MOE_OK;
     return fail(MOE_ERROR_INVALID, Kind::shape, name, "shape %s, needed %d to %d dimensions",
-                describe_shape(std::clamp(rank, 0, MOE_MAX_RANK), shape).text, nz_lowest_rank, nz_highest_rank);
+                describe_shape(rank, shape).text, nz_lowest_rank, nz_highest_rank);
 }
 
 Status nz_c0_in_range(int64_t c0, const char* name) {
@@ -65,7 +61,6 @@ Status nz_consistent(const Tensor& tensor, const char* name) {
 
 Status nz_describe(void* data, Dtype dtype, int32_t rank, const int64_t* shape, int64_t c0, const char* name,
                    Tensor* tensor) {
-    MOE_TRY(nz_rank_in_range(rank, shape, name));
     // Checks the dimensions before they are rounded up, then the storage shape that came of it.
     Tensor made = moe_tensor_make(data, dtype, rank, shape);
     MOE_TRY(required(&made, name));
@@ -82,6 +77,9 @@ namespace {
 Status nz_make(void* data, Dtype dtype, int32_t rank, const int64_t* shape, int64_t c0, Tensor* tensor) {
     if (shape == nullptr) return fail(MOE_ERROR_NULL, Kind::missing, "shape", "null");
     if (tensor == nullptr) return fail(MOE_ERROR_NULL, Kind::missing, "tensor", "null");
+    if (rank < nz_lowest_rank || rank > nz_highest_rank)
+        return fail(MOE_ERROR_INVALID, Kind::shape, "rank", "%d, needed %d to %d", rank, nz_lowest_rank,
+                    nz_highest_rank);
     MOE_TRY(nz_c0_in_range(c0, "c0"));
     return nz_describe(data, dtype, rank, shape, c0, "shape", tensor);
 }

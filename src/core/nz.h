@@ -23,16 +23,14 @@ struct NzLayout {
     int64_t matrix() const { return n1 * column(); }
 };
 
-// `shape` and c0 must have been checked.
-NzLayout nz_layout(int32_t rank, const int64_t* shape, int64_t c0);
-
 // Of a tensor in MOE_FORMAT_NZ that passed `required`.
 NzLayout nz_layout(const Tensor& tensor);
 
+// 2 to 6 dimensions, of a tensor whose description makes sense.
 Status nz_rank_in_range(int32_t rank, const int64_t* shape, const char* name);
 Status nz_c0_in_range(int64_t c0, const char* name);
 
-// A FRACTAL_NZ tensor for a shape; complains about `name`. c0 must have been checked.
+// A FRACTAL_NZ tensor for a shape; complains about `name`. Rank and c0 must have been checked.
 Status nz_describe(void* data, Dtype dtype, int32_t rank, const int64_t* shape, int64_t c0, const char* name,
                    Tensor* tensor);
 

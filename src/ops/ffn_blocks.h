@@ -1,0 +1,128 @@
+// How the products of npu_ffn are cut into blocks, and the blocks dealt out to threads.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "core/threads.h"
+
+namespace moe {
+
+// Rows of x of one expert, and columns of a product.
+struct FfnBlock {
+    int64_t expert;
+    int64_t row;
+    int64_t rows;
+    int64_t column;
+    int64_t columns;
+};
+
+// Rows that share one pass over packed weights: enough to make packing cheap, few enough for the sums to stay in the
+// second-level cache.
+constexpr int64_t ffn_block_rows = 256;
+// Columns of a block whose weights are packed, and rows of weights packed at a time: 256 KiB of float32.
+constexpr int64_t ffn_block_columns = 512;
+constexpr int64_t ffn_block_k = 128;
+// Up to this many rows weights are streamed instead, in wide blocks.
+constexpr int64_t ffn_stream_rows = 3;
+constexpr int64_t ffn_stream_columns = 2048;
+
+inline int64_t divide_up(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+
+// Sums that a thread must have room for.
+inline int64_t ffn_block_sums(int64_t rows) {
+    return std::max(std::min(rows, ffn_block_rows) * ffn_block_columns, ffn_stream_rows * ffn_stream_columns);
+}
+
+// Calls body(thread, block) for blocks that cover all rows and `columns` columns. `ends` as read_expert_tokens leaves
+// them. Cuts columns at multiples of `panel`. Each thread gets one run of (expert, rows, panel) whose rows, and with
+// them operations, are as many as everyone's; `k` is the length of the sums.
+template <class Body>
+void for_each_ffn_block(int threads, const int64_t* ends, int64_t experts, int64_t columns, int64_t k, int64_t panel,
+                        Body&& body) {
+    // Converting the weights of a panel costs about as much as this many rows do.
+    constexpr int64_t panel_cost = 8;
+    const int64_t panels = divide_up(columns, panel);
+    const auto for_each_part = [&](auto&& visit) {
+        for (int64_t e = 0, first = 0; e < experts; first = ends[e], ++e) {
+            const int64_t rows = ends[e] - first;
+            const int64_t parts = divide_up(rows, ffn_block_rows);
+            for (int64_t p = 0; p < parts; ++p) {
+                const int64_t begin = rows / parts * p + std::min(p, rows % parts);
+                visit(e, first + begin, rows / parts + (p < rows % parts ? 1 : 0));
+            }
+        }
+    };
+    int64_t total = 0;
+    for_each_part([&](int64_t, int64_t, int64_t rows) { total += panels * (rows + panel_cost); });
+    // A thread pays from about a million products on.
+    const int64_t grain = 1 + (1 << 20) / (panel * std::max<int64_t>(1, k));
+    parallel_ranges(threads, total, grain, [&](int thread, int64_t low, int64_t high) {
+        int64_t start = 0;
+        for_each_part([&](int64_t expert, int64_t row, int64_t rows) {
+            const int64_t cost = rows + panel_cost;
+            // A panel belongs to the thread in whose range its cost begins.
+            const auto first_from = [&](int64_t at) {
+                return std::clamp<int64_t>(divide_up(at - start, cost), 0, panels);
+            };
+            const int64_t begin = low <= start ? 0 : first_from(low);
+            const int64_t end = high <= start ? 0 : first_from(high);
+            const int64_t width = (rows <= ffn_stream_rows ? ffn_stream_columns : ffn_block_columns) / panel;
+            for (int64_t p = begin; p < end; p += width) {
+                const int64_t column = p * panel;
+                const int64_t block_columns = std::min(std::min(p + width, end) * panel, columns) - column;
+                body(thread, FfnBlock{expert, row, rows, column, block_columns});
+            }
+            start += panels * cost;
+        });
+    });
+}
+
+// Brings rows of memory into the cache while something else is computed, a few lines at each of `calls` calls.
+class FfnPrefetch {
+  public:
+    FfnPrefetch() = default;
+    FfnPrefetch(const char* first, int64_t stride, int64_t rows, int64_t row_bytes, int64_t calls)
+        : row_(first), stride_(stride), lines_per_row_(divide_up(row_bytes, cache_line)) {
+        left_ = rows * lines_per_row_;
+        lines_per_call_ = divide_up(left_, calls);
+    }
+
+    void fetch() {
+        const int64_t lines = std::min(lines_per_call_, left_);
+        left_ -= lines;
+        for (int64_t i = 0; i < lines; ++i) {
+            __builtin_prefetch(row_ + line_ * cache_line, 0, 2);
+            if (++line_ < lines_per_row_) continue;
+            line_ = 0;
+            row_ += stride_;
+        }
+    }
+
+  private:
+    static constexpr int64_t cache_line = 64;
+    const char* row_ = nullptr;
+    int64_t stride_ = 0;
+    int64_t lines_per_row_ = 0;
+    int64_t lines_per_call_ = 0;
+    int64_t line_ = 0;
+    int64_t left_ = 0;
+};
+
+// The weights (experts, k, n) that are packed after those of rows below `next_k`: the rows from there on; after the
+// last row, the first rows of the columns to the right.
+inline FfnPrefetch ffn_weights_behind(const char* weights, int64_t item_size, int64_t k, int64_t n,
+                                      const FfnBlock& block, int64_t column, int64_t next_k, int64_t calls) {
+    if (next_k == k) {
+        next_k = 0;
+        column += block.columns;
+    }
+    const int64_t columns = std::min(block.columns, n - column);
+    if (columns <= 0) return {};
+    const char* first = weights + ((block.expert * k + next_k) * n + column) * item_size;
+    return {first, n * item_size, std::min(ffn_block_k, k - next_k), columns * item_size, calls};
+}
+
+}  // namespace moe
