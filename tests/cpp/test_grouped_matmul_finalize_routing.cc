@@ -373,3 +373,42 @@ TEST_CASE("bad data is rejected before anything is written, or skipped and repor
         }
     }
 }
+
+TEST_CASE("seed limits, on descriptions without memory") {
+    struct Sizes {
+        int64_t m, k, n, e, batch, shared;
+        const char* argument;  // at fault; null when all is within the limits
+    };
+    const Sizes cases[] = {
+        {131072, 2048, 7168, 256, 16384, 2048, nullptr},
+        {131073, 2048, 7168, 256, 16384, 2048, "x"},
+        {131072, 2048, 7168, 257, 16384, 2048, "w"},
+        {131072, 2048, 7168, 256, 16385, 2048, "output_bs"},
+        {131072, 2048, 7168, 256, 16384, 2049, "shared_input"},
+        {131072, 1024, 7168, 256, 16384, 2048, "x"},
+        {131072, 2048, 7680, 256, 16384, 2048, "scale"},
+    };
+    const auto make = [](moe_dtype dtype, std::initializer_list<int64_t> shape) {
+        return moe_tensor_make(nullptr, dtype, static_cast<int32_t>(shape.size()), shape.begin());
+    };
+    for (const Sizes& s : cases) {
+        CAPTURE(s.argument);
+        Layer layer;
+        layer.t_x = make(MOE_INT8, {s.m, s.k});
+        layer.t_w = make(MOE_INT8, {s.e, s.n / 32, s.k / 16, 16, 32});
+        layer.t_group_list = make(MOE_INT64, {s.e});
+        layer.t_scale = make(MOE_FLOAT32, {s.e, s.n});
+        layer.t_pertoken = make(MOE_FLOAT32, {s.m});
+        layer.t_logit = make(MOE_FLOAT32, {s.m});
+        layer.t_row_index = make(MOE_INT64, {s.m});
+        layer.t_shared = make(MOE_BFLOAT16, {s.shared, s.n});
+        layer.t_out = make(MOE_FLOAT32, {s.batch, s.n});
+        layer.args.output_bs = s.batch;
+        CHECK(layer.check() == MOE_OK);
+        moe_set_limits(MOE_LIMITS_SEED);
+        const moe_status status = layer.check();
+        moe_set_limits(MOE_LIMITS_NONE);
+        CHECK(status == (s.argument == nullptr ? MOE_OK : MOE_ERROR_INVALID));
+        if (s.argument != nullptr) CHECK(std::string(moe_last_error()->argument) == s.argument);
+    }
+}
