@@ -126,17 +126,16 @@ class FloatExperts:
         return y.astype(np.float32)
 
     def by_routing_map(self, x: np.ndarray, expert_idx: np.ndarray) -> np.ndarray:
-        """Sort the tokens by expert from a (tokens, experts) map."""
-        x = x.astype(self.dtype)
+        """Sort the tokens by expert from a (tokens, experts) map; residual and output bias are added in float32."""
         routing_map = np.zeros((len(x), EXPERTS), bool)
         np.put_along_axis(routing_map, expert_idx, True, axis=1)
         rows, _, sorted_indices = mn.npu_moe_token_permute_with_routing_map(
-            x, routing_map, num_out_tokens=expert_idx.size
+            x.astype(self.dtype), routing_map, num_out_tokens=expert_idx.size
         )
         counts = np.count_nonzero(routing_map, axis=0)
         rows = mn.npu_ffn(rows, self.w1, self.w2, "gelu", counts, bias1=self.b1, bias2=self.b2)
         y = mn.npu_moe_token_unpermute_with_routing_map(rows, sorted_indices, x.shape)
-        return (x + y + self.output_bias).astype(np.float32)
+        return x + y.astype(np.float32) + self.output_bias.astype(np.float32)
 
 
 class Int8Experts:
