@@ -15,7 +15,7 @@ from rich.table import Table
 from moe_native.cli.layer import Step
 
 #: Characters that the table needs, and gets where there is no terminal to ask.
-WIDTH = 130
+WIDTH = 140
 
 
 def progress() -> Progress:
