@@ -15,12 +15,12 @@ except ImportError as error:
 
 from moe_native.ffn import npu_ffn as npu_ffn
 from moe_native.finalize import npu_moe_finalize_routing as npu_moe_finalize_routing
-from moe_native.grouped_matmul import npu_grouped_matmul_finalize_routing as npu_grouped_matmul_finalize_routing
-from moe_native.grouped_matmul import npu_grouped_matmul_swiglu_quant as npu_grouped_matmul_swiglu_quant
 from moe_native.gating import npu_moe_compute_expert_tokens as npu_moe_compute_expert_tokens
 from moe_native.gating import npu_moe_gating_top_k as npu_moe_gating_top_k
 from moe_native.gating import npu_moe_gating_top_k_softmax as npu_moe_gating_top_k_softmax
 from moe_native.gating import npu_moe_gating_top_k_softmax_v2 as npu_moe_gating_top_k_softmax_v2
+from moe_native.grouped_matmul import npu_grouped_matmul_finalize_routing as npu_grouped_matmul_finalize_routing
+from moe_native.grouped_matmul import npu_grouped_matmul_swiglu_quant as npu_grouped_matmul_swiglu_quant
 from moe_native.init_routing import npu_moe_init_routing_v2 as npu_moe_init_routing_v2
 from moe_native.layout import NzArray as NzArray
 from moe_native.layout import NzLocation as NzLocation
@@ -28,6 +28,8 @@ from moe_native.layout import npu_format_cast as npu_format_cast
 from moe_native.permute import _npu_moe_token_unpermute_with_routing_map as _npu_moe_token_unpermute_with_routing_map
 from moe_native.permute import npu_moe_token_permute_with_routing_map as npu_moe_token_permute_with_routing_map
 from moe_native.permute import npu_moe_token_unpermute_with_routing_map as npu_moe_token_unpermute_with_routing_map
+from moe_native.quant import npu_dynamic_quant as npu_dynamic_quant
+from moe_native.quant import npu_swiglu as npu_swiglu
 from moe_native.runtime import get_num_threads as get_num_threads
 from moe_native.runtime import limits as limits
 from moe_native.runtime import set_num_threads as set_num_threads

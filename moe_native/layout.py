@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moe_native import _core
-from moe_native.types import Array, ArrayLike
+from moe_native.types import Array, ArrayLike, as_dtype
 
 _ND: Literal[2] = 2
 _NZ: Literal[29] = 29
@@ -194,25 +194,12 @@ def _tile_columns(itemsize: int, customize_dtype: Any, c0: int | None) -> int:
     """Columns of a tile of `itemsize`-byte elements, from the two arguments that can change it."""
     if customize_dtype is None:
         return c0 if c0 is not None else 16 if itemsize == 4 else 32 // max(1, itemsize)
-    dtype: np.dtype[Any]
-    if isinstance(customize_dtype, (int, np.integer)) and not isinstance(customize_dtype, bool):
-        if customize_dtype not in _ACL_DTYPES:
-            raise ValueError(
-                f"npu_format_cast: customize_dtype: {customize_dtype}, needed a dtype or its aclDataType number, "
-                f"one of {', '.join(map(str, _ACL_DTYPES))}"
-            )
-        dtype = _ACL_DTYPES[int(customize_dtype)]
-    else:
-        # A torch dtype prints as "torch.int8"; "bfloat16" is a name that ml_dtypes has given NumPy.
-        name = str(customize_dtype)
-        try:
-            dtype = np.dtype(name.removeprefix("torch.") if name.startswith("torch.") else customize_dtype)
-        except TypeError:
-            raise TypeError(f"npu_format_cast: customize_dtype: {customize_dtype!r}, needed a dtype") from None
-        if dtype not in _ACL_DTYPES.values():
-            raise ValueError(
-                f"npu_format_cast: customize_dtype: {dtype}, needed one of {', '.join(map(str, _ACL_DTYPES.values()))}"
-            )
+    is_number = isinstance(customize_dtype, (int, np.integer)) and not isinstance(customize_dtype, bool)
+    dtype = _ACL_DTYPES.get(int(customize_dtype)) if is_number else as_dtype(customize_dtype)
+    if dtype is None or dtype not in _ACL_DTYPES.values():
+        choice = ", ".join(f"{dtype} ({number})" for number, dtype in _ACL_DTYPES.items())
+        error = TypeError if dtype is None and not is_number else ValueError
+        raise error(f"npu_format_cast: customize_dtype: {customize_dtype!r}, needed one of {choice}")
     columns = 32 // dtype.itemsize
     if c0 is not None and c0 != columns:
         raise ValueError(f"npu_format_cast: c0: {c0}, needed {columns} as customize_dtype {dtype} says, or one of both")

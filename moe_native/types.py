@@ -25,3 +25,19 @@ ArrayLike = np.ndarray[Any, Any] | SupportsDLPack | SupportsArrayInterface
 
 Array = npt.NDArray[Any]
 """What operators return."""
+
+
+def as_dtype(value: Any) -> np.dtype[Any] | None:
+    """Return the NumPy dtype that `value` stands for, or None. Dtypes of torch, such as ``torch.int8``, stand for one.
+
+    Examples
+    --------
+    >>> from moe_native.types import as_dtype
+    >>> as_dtype("float16"), as_dtype(object())
+    (dtype('float16'), None)
+    """
+    name = str(value)  # "torch.bfloat16"; "bfloat16" is a name that ml_dtypes has given NumPy
+    try:
+        return np.dtype(name.removeprefix("torch.") if name.startswith("torch.") else value)
+    except TypeError:
+        return None

@@ -10,10 +10,10 @@
  *
  * Weights W (e, k, n), int8 or int4, in one of these forms, which all give the same bits:
  *
- * | form                 | int8                     | int4                                                  |
- * | MOE_FORMAT_ND, rank 3 | (e, k, n)               | int32 (e, k, ceil(n/8)), low nibble first; MOE_INT4 (e, k, n) |
- * | MOE_FORMAT_ND, rank 5 | (e, n1, k1, 16, 32)     | int32 (e, n1, k1, 16, c0); MOE_INT4 (e, n1, k1, 16, 64)     |
- * | MOE_FORMAT_NZ         | shape as in the first row, storage_shape as in the second |
+ * | form                  | int8                | int4                                                          |
+ * | MOE_FORMAT_ND, rank 3 | (e, k, n)           | int32 (e, k, ceil(n/8)), low nibble first; MOE_INT4 (e, k, n) |
+ * | MOE_FORMAT_ND, rank 5 | (e, n1, k1, 16, 32) | int32 (e, n1, k1, 16, c0); MOE_INT4 (e, n1, k1, 16, 64)       |
+ * | MOE_FORMAT_NZ         | shape as in the first row, storage_shape as in the second                          |
  *
  * with k1 = ceil(k / 16), n1 = ceil(n / columns of a tile). What tiles hold beyond k and n is not used. Plain
  * weights are read where they are, whatever their strides.
@@ -56,35 +56,35 @@ extern "C" {
  * | out            | (output_bs, n)              | float32                                                          |
  */
 typedef struct moe_grouped_matmul_finalize_routing_args {
-    const moe_tensor *x;
-    const moe_tensor *w;
-    const moe_tensor *group_list;
-    const moe_tensor *scale;
-    const moe_tensor *bias;
-    const moe_tensor *offset;
-    const moe_tensor *pertoken_scale;
-    const moe_tensor *shared_input;
-    const moe_tensor *logit;
-    const moe_tensor *row_index;
+    const moe_tensor* x;
+    const moe_tensor* w;
+    const moe_tensor* group_list;
+    const moe_tensor* scale;
+    const moe_tensor* bias;
+    const moe_tensor* offset;
+    const moe_tensor* pertoken_scale;
+    const moe_tensor* shared_input;
+    const moe_tensor* logit;
+    const moe_tensor* row_index;
     int64_t dtype; /* of out: 0, float32 */
     float shared_input_weight;
     int64_t shared_input_offset;
     int64_t output_bs;            /* rows of out, at most m; 0 means m */
     int64_t group_list_type;      /* 1 counts, 0 cumulative ends */
-    const int64_t *tuning_config; /* null, or a hint that changes no result: [0] rows to expect per expert, 0..m */
+    const int64_t* tuning_config; /* null, or a hint that changes no result: [0] rows to expect per expert, 0..m */
     int64_t tuning_config_size;
-    moe_tensor *out;
+    moe_tensor* out;
 } moe_grouped_matmul_finalize_routing_args;
 
 /* Null tensors, and logit missing beside a shared input or pertoken_scale beside int4: 161001. All else: 161002. */
-MOE_API moe_status moe_grouped_matmul_finalize_routing_shapes(const moe_grouped_matmul_finalize_routing_args *args,
+MOE_API moe_status moe_grouped_matmul_finalize_routing_shapes(const moe_grouped_matmul_finalize_routing_args* args,
                                                               moe_tensor outputs[1]);
-MOE_API moe_status moe_grouped_matmul_finalize_routing_check(const moe_grouped_matmul_finalize_routing_args *args);
-MOE_API moe_status moe_grouped_matmul_finalize_routing_plan(const moe_grouped_matmul_finalize_routing_args *args,
-                                                            moe_plan *plan);
-MOE_API moe_status moe_grouped_matmul_finalize_routing_run(const moe_grouped_matmul_finalize_routing_args *args,
-                                                           const moe_plan *plan, void *workspace,
-                                                           uint64_t workspace_size, const moe_run_options *options);
+MOE_API moe_status moe_grouped_matmul_finalize_routing_check(const moe_grouped_matmul_finalize_routing_args* args);
+MOE_API moe_status moe_grouped_matmul_finalize_routing_plan(const moe_grouped_matmul_finalize_routing_args* args,
+                                                            moe_plan* plan);
+MOE_API moe_status moe_grouped_matmul_finalize_routing_run(const moe_grouped_matmul_finalize_routing_args* args,
+                                                           const moe_plan* plan, void* workspace,
+                                                           uint64_t workspace_size, const moe_run_options* options);
 
 /* Product, dequantisation, SwiGLU, and quantisation of every row:
  *
@@ -109,29 +109,29 @@ MOE_API moe_status moe_grouped_matmul_finalize_routing_run(const moe_grouped_mat
  * | output_offset | ()                                  | float32, optional                         |
  */
 typedef struct moe_grouped_matmul_swiglu_quant_args {
-    const moe_tensor *x;
-    const moe_tensor *weight;
-    const moe_tensor *group_list;
-    const moe_tensor *weight_scale;
-    const moe_tensor *x_scale;
-    const moe_tensor *bias;
-    const moe_tensor *offset;
+    const moe_tensor* x;
+    const moe_tensor* weight;
+    const moe_tensor* group_list;
+    const moe_tensor* weight_scale;
+    const moe_tensor* x_scale;
+    const moe_tensor* bias;
+    const moe_tensor* offset;
     int64_t group_list_type; /* 0 cumulative ends, 1 counts */
-    moe_tensor *output;
-    moe_tensor *output_scale;
-    moe_tensor *output_offset;
+    moe_tensor* output;
+    moe_tensor* output_scale;
+    moe_tensor* output_offset;
 } moe_grouped_matmul_swiglu_quant_args;
 
 /* Null tensors, and bias missing beside int4: 161001. All else: 161002. No rows, or a group_list of length 0: nothing
  * is computed. */
-MOE_API moe_status moe_grouped_matmul_swiglu_quant_shapes(const moe_grouped_matmul_swiglu_quant_args *args,
+MOE_API moe_status moe_grouped_matmul_swiglu_quant_shapes(const moe_grouped_matmul_swiglu_quant_args* args,
                                                           moe_tensor outputs[3]);
-MOE_API moe_status moe_grouped_matmul_swiglu_quant_check(const moe_grouped_matmul_swiglu_quant_args *args);
-MOE_API moe_status moe_grouped_matmul_swiglu_quant_plan(const moe_grouped_matmul_swiglu_quant_args *args,
-                                                        moe_plan *plan);
-MOE_API moe_status moe_grouped_matmul_swiglu_quant_run(const moe_grouped_matmul_swiglu_quant_args *args,
-                                                       const moe_plan *plan, void *workspace, uint64_t workspace_size,
-                                                       const moe_run_options *options);
+MOE_API moe_status moe_grouped_matmul_swiglu_quant_check(const moe_grouped_matmul_swiglu_quant_args* args);
+MOE_API moe_status moe_grouped_matmul_swiglu_quant_plan(const moe_grouped_matmul_swiglu_quant_args* args,
+                                                        moe_plan* plan);
+MOE_API moe_status moe_grouped_matmul_swiglu_quant_run(const moe_grouped_matmul_swiglu_quant_args* args,
+                                                       const moe_plan* plan, void* workspace, uint64_t workspace_size,
+                                                       const moe_run_options* options);
 
 #ifdef __cplusplus
 }

@@ -102,6 +102,33 @@ def as_array(value):
     return None
 
 
+cdef void bounds(cnp.ndarray array, char** first, char** end):
+    """The bytes between which an array's elements lie; none if it has no elements."""
+    cdef int d
+    cdef cnp.npy_intp reach
+    first[0] = <char*>cnp.PyArray_DATA(array)
+    end[0] = first[0]
+    if cnp.PyArray_SIZE(array) == 0:
+        return
+    end[0] += cnp.PyArray_ITEMSIZE(array)
+    for d in range(cnp.PyArray_NDIM(array)):
+        reach = (cnp.PyArray_DIM(array, d) - 1) * cnp.PyArray_STRIDE(array, d)
+        if reach < 0:
+            first[0] += reach
+        else:
+            end[0] += reach
+
+
+cdef bint bounds_meet(cnp.ndarray a, cnp.ndarray b):
+    cdef char* a_first
+    cdef char* a_end
+    cdef char* b_first
+    cdef char* b_end
+    bounds(a, &a_first, &a_end)
+    bounds(b, &b_first, &b_end)
+    return a_first < b_end and b_first < a_end
+
+
 # Set by moe_native.layout, which stands above this layer.
 cdef object nz_array_class = ()
 
@@ -253,7 +280,7 @@ cdef class Call:
         for i, (name, array) in enumerate(self.outputs):
             for other_name, other in self.inputs + self.outputs[i + 1:]:
                 # Bounds first: the exact question is only asked of arrays in the same memory.
-                if np.may_share_memory(array, other) and np.shares_memory(array, other):
+                if bounds_meet(array, other) and np.shares_memory(array, other):
                     raise ValueError(f"{self.op}: out: the array for {name} overlaps {other_name}")
         return 0
 

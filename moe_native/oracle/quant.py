@@ -35,7 +35,11 @@ def dynamic_quant(input, *, smooth_scales=None, group_index=None):
 
 
 def swiglu(self, dim=-1):
-    """a / (1 + exp(-a)) * b for the first half a and the second half b of `self` along `dim`, in float64."""
-    a, b = np.split(np.asarray(self).astype(np.float64), 2, axis=dim)
+    """a / (1 + exp(-a)) * b for the first half a and the second half b of `self` along `dim`, in float64.
+
+    exp has the range of float32: where it overflows the quotient is -0, not a tiny number.
+    """
     with np.errstate(all="ignore"):
-        return a / (1 + np.exp(-a)) * b
+        a, b = np.split(np.asarray(self).astype(np.float64), 2, axis=dim)
+        e = np.exp(-a)
+        return a / (1 + np.where(e > np.finfo(np.float32).max, np.inf, e)) * b

@@ -38,6 +38,16 @@ void contiguous_strides(const Tensor& tensor, int64_t* stride) {
     std::memcpy(stride, plain.stride, sizeof plain.stride);
 }
 
+// Whether the operand has to be copied, and the booked place for it.
+bool book_copy(const Tensor& tensor, const char* name, Ledger& ledger, Piece* copy) {
+    if (tensor.format != MOE_FORMAT_ND)
+        ledger.refuse(fail(MOE_ERROR_INVALID, Kind::value, name, "storage format %d, needed %d (ND)",
+                           static_cast<int>(tensor.format), static_cast<int>(MOE_FORMAT_ND)));
+    if (is_contiguous(tensor)) return false;
+    *copy = ledger.book(name, static_cast<uint64_t>(contiguous_bytes(tensor.dtype, element_count(tensor))));
+    return true;
+}
+
 }  // namespace
 
 void copy_strided(int threads, int32_t rank, const int64_t* shape, int64_t item_size, void* target,
@@ -68,9 +78,7 @@ void Input::book(const Tensor* tensor, const char* name, Ledger& ledger) {
     tensor_ = tensor;
     name_ = name;
     if (tensor == nullptr) return;
-    copied_ = !is_contiguous(*tensor);
-    if (copied_)
-        copy_ = ledger.book(name, static_cast<uint64_t>(contiguous_bytes(tensor->dtype, element_count(*tensor))));
+    copied_ = book_copy(*tensor, name, ledger, &copy_);
 }
 
 Status Input::load(const Workspace& workspace) {
@@ -92,9 +100,7 @@ void Output::book(Tensor* tensor, const char* name, Ledger& ledger) {
     name_ = name;
     threads_ = ledger.threads();
     if (tensor == nullptr) return;
-    copied_ = !is_contiguous(*tensor);
-    if (copied_)
-        copy_ = ledger.book(name, static_cast<uint64_t>(contiguous_bytes(tensor->dtype, element_count(*tensor))));
+    copied_ = book_copy(*tensor, name, ledger, &copy_);
 }
 
 Status Output::load(const Workspace& workspace) {

@@ -12,10 +12,10 @@ namespace moe {
 void copy_strided(int threads, int32_t rank, const int64_t* shape, int64_t item_size, void* target,
                   const int64_t* target_stride, const void* source, const int64_t* source_stride);
 
-// An input. Absent (null) ones are fine: data() is null then.
+// An input in plain storage. Absent (null) ones are fine: data() is null then.
 class Input {
   public:
-    // Plan step: books a copy if the view needs one. `name` must be a literal.
+    // Plan step: books a copy if the view needs one, refuses FRACTAL_NZ. `name` must be a literal.
     void book(const Tensor* tensor, const char* name, Ledger& ledger);
     // Run step: makes the copy.
     Status load(const Workspace& workspace);
@@ -34,7 +34,7 @@ class Input {
     const void* data_ = nullptr;
 };
 
-// An output. A strided one is computed in a copy that starts with the caller's contents, so that parts an
+// An output in plain storage. A strided one is computed in a copy that starts with the caller's contents, so that parts an
 // operator leaves alone stay as they were.
 class Output {
   public:

@@ -28,7 +28,12 @@ class Ledger {
         return book(name, static_cast<uint64_t>(count) * sizeof(T));
     }
 
-    // Sizes that overflowed, or more pieces than a plan holds.
+    // Makes the plan fail with `status`.
+    void refuse(Status status) {
+        if (status_ == MOE_OK) status_ = status;
+    }
+
+    // What was refused: sizes that overflowed, more pieces than a plan holds, operands that no kernel reads.
     Status status() const { return status_; }
 
     // The largest team of the run step: book scratch for so many threads.

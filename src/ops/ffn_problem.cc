@@ -41,7 +41,6 @@ class Resolver {
         if (args_.deq_scale1 != nullptr && args_.deq_scale2 != nullptr)
             MOE_TRY(same_dtype(*args_.deq_scale2, "deq_scale2", args_.deq_scale1->dtype, "deq_scale1"));
         MOE_TRY(check_tokens());
-        MOE_TRY(check_formats());
         MOE_TRY(check_products());
         MOE_TRY(check_bias(args_.bias1, "bias1", problem_.n1));
         MOE_TRY(check_bias(args_.bias2, "bias2", problem_.n2));
@@ -89,19 +88,6 @@ class Resolver {
         for (int32_t d = 0; d + 1 < args_.x->rank; ++d) problem_.rows *= args_.x->shape[d];
         if (problem_.experts == 0 || !args_.tokens_known) return MOE_OK;
         return read_expert_tokens(args_, problem_.rows, RunContext(nullptr), nullptr);
-    }
-
-    Status check_formats() const {
-        const auto plain = [](const Tensor* tensor, const char* name) {
-            if (tensor == nullptr || tensor->format == MOE_FORMAT_ND) return static_cast<Status>(MOE_OK);
-            return fail(MOE_ERROR_INVALID, Kind::value, name, "storage format FRACTAL_NZ, needed ND");
-        };
-        MOE_TRY(plain(args_.x, "x"));
-        MOE_TRY(plain(args_.weight1, "weight1"));
-        MOE_TRY(plain(args_.weight2, "weight2"));
-        MOE_TRY(plain(args_.expert_tokens, tokens_name()));
-        for (const Named& it : optional_tensors()) MOE_TRY(plain(it.tensor, it.name));
-        return outputs_ == Outputs::checked ? plain(args_.y, "y") : static_cast<Status>(MOE_OK);
     }
 
     Status check_products() {

@@ -74,9 +74,6 @@ class Permute {
         MOE_TRY(required(args_.tokens, "tokens"));
         MOE_TRY(required(args_.routing_map, "routing_map"));
         MOE_TRY(optional(args_.probs, "probs"));
-        for (const auto& [tensor, argument] :
-             {Named{args_.tokens, "tokens"}, {args_.routing_map, "routing_map"}, {args_.probs, "probs"}})
-            MOE_TRY(is_plain(tensor, argument));
         if (!checked) return MOE_OK;
         MOE_TRY(required(args_.permuted_tokens, "permuted_tokens"));
         MOE_TRY(required(args_.sorted_indices, "sorted_indices"));
@@ -84,10 +81,6 @@ class Permute {
         if ((args_.probs == nullptr) != (args_.permuted_probs == nullptr))
             return fail(MOE_ERROR_NULL, Kind::missing, "permuted_probs", "%s, needed exactly when probs is given",
                         args_.probs == nullptr ? "given without probs" : "missing");
-        for (const auto& [tensor, argument] : {Named{args_.permuted_tokens, "permuted_tokens"},
-                                               {args_.permuted_probs, "permuted_probs"},
-                                               {args_.sorted_indices, "sorted_indices"}})
-            MOE_TRY(is_plain(tensor, argument));
         return MOE_OK;
     }
 
@@ -318,11 +311,6 @@ class Permute {
             for (int64_t row = begin; row < end; ++row) put_token(row, sorted_indices[row]);
         });
     }
-
-    struct Named {
-        const Tensor* tensor;
-        const char* argument;
-    };
 
     // A card sorts indices as float32.
     static constexpr int64_t most_on_card = 16777214;

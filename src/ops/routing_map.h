@@ -64,11 +64,4 @@ inline Status check_row_counts(const RunContext& context, const uint8_t* map, in
     return MOE_OK;
 }
 
-// Null is fine. These operators take no fractal storage.
-inline Status is_plain(const Tensor* tensor, const char* name) {
-    if (tensor == nullptr || tensor->format == MOE_FORMAT_ND) return MOE_OK;
-    return fail(MOE_ERROR_INVALID, Kind::value, name, "storage format %d, needed 2 (ND)",
-                static_cast<int>(tensor->format));
-}
-
 }  // namespace moe

@@ -94,11 +94,6 @@ class Unpermute {
         MOE_TRY(optional(args_.probs, "probs"));
         if (args_.probs == nullptr && args_.restore_shape == nullptr)
             return fail(MOE_ERROR_NULL, Kind::missing, "restore_shape", "missing, needed when probs is missing too");
-        for (const auto& [tensor, argument] : {Named{args_.permuted_tokens, "permuted_tokens"},
-                                               {args_.sorted_indices, "sorted_indices"},
-                                               {args_.routing_map, "routing_map"},
-                                               {args_.probs, "probs"}})
-            MOE_TRY(is_plain(tensor, argument));
         if (!checked) return MOE_OK;
         MOE_TRY(required(args_.unpermuted, "unpermuted"));
         const auto index = [&](const Tensor* tensor, const char* argument) {
@@ -107,11 +102,6 @@ class Unpermute {
         MOE_TRY(index(args_.out_index, "out_index"));
         MOE_TRY(index(args_.permuted_token_id, "permuted_token_id"));
         MOE_TRY(optional(args_.permute_probs, "permute_probs"));
-        for (const auto& [tensor, argument] : {Named{args_.unpermuted, "unpermuted"},
-                                               {args_.out_index, "out_index"},
-                                               {args_.permuted_token_id, "permuted_token_id"},
-                                               {args_.permute_probs, "permute_probs"}})
-            MOE_TRY(is_plain(tensor, argument));
         return MOE_OK;
     }
 

@@ -102,6 +102,20 @@ TEST_CASE("senseless tensors are refused") {
     CHECK(layer.check() == MOE_ERROR_INVALID);
 }
 
+TEST_CASE("plain tensors are not read from FRACTAL_NZ storage") {
+    Layer layer;
+    std::vector<float> tiles(1 * 1 * 16 * 8);
+    const int64_t shape[] = {4, 3};
+    REQUIRE(moe_nz_make(tiles.data(), MOE_FLOAT32, 2, shape, 8, &layer.t_rows) == MOE_OK);
+    CHECK(layer.check() == MOE_ERROR_INVALID);
+    CHECK(last_message() == "expanded_permuted_rows: storage format 29, needed 2 (ND)");
+    Layer other;
+    const int64_t out_shape[] = {2, 3};
+    REQUIRE(moe_nz_make(tiles.data(), MOE_FLOAT32, 2, out_shape, 8, &other.t_out) == MOE_OK);
+    CHECK(other.check() == MOE_ERROR_INVALID);
+    CHECK(std::string(moe_last_error()->argument) == "out");
+}
+
 TEST_CASE("workspace") {
     Layer layer;
     layer.t_rows.stride[0] = -12;  // rows in reverse order, from the last
