@@ -42,6 +42,15 @@ def test_thread_count():
             set_num_threads(wrong)
 
 
+def test_no_more_threads_than_a_machine_has():
+    try:
+        set_num_threads(10**30)
+        assert get_num_threads() == 1024
+        assert_same_bits(combine(), ROWS[INDEX])
+    finally:
+        set_num_threads(0)
+
+
 def test_openmp_limits_apply():
     try:
         set_num_threads(4)
