@@ -236,6 +236,13 @@ def test_torch_tensors(monkeypatch):
     assert_same_bits(combine(FakeTorch.Tensor(ROWS, "float32")), combine())
 
 
+@pytest.mark.parametrize("dtype", [np.dtype(np.float16), bfloat16, np.dtype(np.float32)], ids=str)
+def test_foreign_byte_order_is_refused(dtype):
+    foreign = ROWS.astype(dtype).view(dtype.newbyteorder(">"))
+    with pytest.raises(TypeError, match="expanded_permuted_rows: dtype >.*, which no operator"):
+        combine(foreign)
+
+
 @pytest.mark.parametrize("wrong", [[1.0], (1.0,), "rows", 1.0, object()])
 def test_no_sequences_and_scalars(wrong):
     with pytest.raises(TypeError, match=f"rows: {type(wrong).__name__}, needed an array"):
