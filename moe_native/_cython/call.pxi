@@ -22,10 +22,10 @@ ctypedef moe_status (*run_function)(
 cdef moe_dtype dtype_of(cnp.ndarray array):
     """The core's number of an array's dtype, MOE_UNDEFINED if it has none (big-endian ones have none)."""
     cdef int number = cnp.PyArray_TYPE(array)
-    if number == bfloat16_type_number:
-        return MOE_BFLOAT16
     if not cnp.PyArray_ISNOTSWAPPED(array):
         return MOE_UNDEFINED
+    if number == bfloat16_type_number:
+        return MOE_BFLOAT16
     if number == cnp.NPY_FLOAT32:
         return MOE_FLOAT32
     if number == cnp.NPY_FLOAT16:
@@ -253,7 +253,14 @@ cdef class Call:
         for d in range(needed.rank):
             dims[d] = needed.shape[d]
         if out is None:
-            array = cnp.PyArray_EMPTY(needed.rank, dims, type_number_of(needed.dtype), 0)
+            try:
+                array = cnp.PyArray_EMPTY(needed.rank, dims, type_number_of(needed.dtype), 0)
+            except ValueError:
+                shape = tuple([dims[d] for d in range(needed.rank)])
+                raise ValueError(
+                    f"{self.op}: {name}: {moe_dtype_name(needed.dtype).decode()} {shape}, which is more than an array "
+                    "can hold"
+                ) from None
         else:
             if not isinstance(out, np.ndarray):
                 raise TypeError(f"{self.op}: out: {type(out).__name__} for {name}, needed a NumPy array")
@@ -330,7 +337,10 @@ cdef class Call:
     cdef double real(self, str name, object value) except? -1.0:
         if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
             raise TypeError(f"{self.op}: {name}: {type(value).__name__}, needed a float")
-        return value
+        try:
+            return value
+        except OverflowError:
+            raise ValueError(f"{self.op}: {name}: an int beyond the range of a float") from None
 
 
 cdef int fail_if(moe_status status) except -1:
