@@ -7,22 +7,17 @@ import numpy as np
 
 from moe_native import _core
 from moe_native.layout import NzArray
-from moe_native.types import Array, ArrayLike
+from moe_native.types import Array, ArrayLike, as_dtype
 
 _FLOAT32 = 0
 
 
 def _output_dtype(dtype: Any) -> int:
     """The number that stands for float32, which is all there is."""
-    if dtype is None or (isinstance(dtype, int) and not isinstance(dtype, bool) and dtype == _FLOAT32):
+    number = isinstance(dtype, (int, np.integer)) and not isinstance(dtype, bool)
+    if dtype is None or (dtype == _FLOAT32 if number else as_dtype(dtype) == np.float32):
         return _FLOAT32
-    try:
-        is_float32 = not isinstance(dtype, int) and np.dtype(dtype) == np.float32
-    except TypeError:
-        is_float32 = str(dtype) == "torch.float32"
-    if not is_float32:
-        raise ValueError(f"npu_grouped_matmul_finalize_routing: dtype: {dtype!r}, needed None, 0 or float32")
-    return _FLOAT32
+    raise ValueError(f"npu_grouped_matmul_finalize_routing: dtype: {dtype!r}, needed None, 0 or float32")
 
 
 def npu_grouped_matmul_finalize_routing(

@@ -13,8 +13,8 @@ _LIMITS: tuple[LimitsName, ...] = ("none", "atlas-a2", "seed")
 def set_num_threads(threads: int) -> None:
     """Set the number of threads that operators use, for the whole process.
 
-    Results do not depend on it. A lower limit set through OpenMP for the calling thread (``threadpoolctl``) still
-    applies.
+    Results do not depend on it, and no call uses more than 1024. A lower limit set through OpenMP for the calling
+    thread (``threadpoolctl``) still applies.
 
     Parameters
     ----------

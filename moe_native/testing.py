@@ -84,6 +84,22 @@ def strided(array: Array) -> Array:
     return read_only(view)
 
 
+def random_bits(rng: np.random.Generator, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+    """Return numbers of any bit pattern: every magnitude, infinities, NaN of both signs and with any payload.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from moe_native.testing import random_bits
+    >>> random_bits(np.random.default_rng(0), (2, 3), "float16").shape
+    (2, 3)
+    """
+    dtype = np.dtype(dtype)
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    array: Array = rng.integers(0, 256, size, np.uint8).view(dtype).reshape(shape)
+    return array
+
+
 def assert_same_bits(seen: Any, needed: Any) -> None:
     """Assert equal dtype, shape and bytes: NaN equals the same NaN, and -0.0 differs from 0.0.
 

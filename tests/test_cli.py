@@ -1,16 +1,19 @@
 """The console script: the layer it runs, its table and JSON, its exit status."""
 
+import functools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import moe_native
-from moe_native.cli import app
+from moe_native.cli import app, report
 from moe_native.cli.layer import Layer, Size
 
 SMALL = ["--tokens", "64", "--experts", "32", "--hidden", "96"]
@@ -53,6 +56,16 @@ def test_table():
         assert " ok " in line
         assert "GB/s" in line or "GOP/s" in line
     assert "Every step agrees with its definition" in lines[-1]
+
+
+def test_table_of_a_narrow_terminal(monkeypatch):
+    """Nothing is cut off at 80 columns."""
+    monkeypatch.setattr(report, "Console", functools.partial(Console, force_terminal=True, no_color=True, width=80))
+    output = run().stdout
+    for name in STEPS:
+        assert re.search(rf"^ *{name} +[0-9.]+ ms +[0-9.]+ G(B|OP)/s +\S*ok", output, flags=re.MULTILINE), output
+    assert "…" not in output
+    assert "64 x 32, top 8" in output
 
 
 def test_progress_goes_to_standard_error():
@@ -137,7 +150,7 @@ def test_histogram_is_skewed():
     size = Size(hidden=32, intermediate=32)
     step = {step.name: step for step in Layer(size, np.float32).run()}["npu_moe_init_routing_v2"]
     assert size.active_experts == 32
-    rows = int(step.shape.split("-> ")[1].split()[0])
+    rows = int(step.shape[0].split("-> ")[1].split()[0])
     assert 256 < rows < 1024
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from moe_native import npu_moe_finalize_routing, set_num_threads
-from moe_native.testing import assert_same_bits, bfloat16
+from moe_native import _core, npu_moe_finalize_routing, set_num_threads
+from moe_native.testing import assert_same_bits, bfloat16, random_bits
 
 
 @pytest.fixture
@@ -72,3 +72,24 @@ def test_permuted_rows(layer):
     index = order[layer["expanded_src_to_dst_row"]].astype(np.int32)
     moved = layer | {"expanded_permuted_rows": rows, "expanded_src_to_dst_row": index}
     assert_same_bits(npu_moe_finalize_routing(**moved), whole)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, bfloat16], ids=str)
+def test_every_instruction_set_gives_the_same_bits_of_nan_too(layer, dtype):
+    """NaN of any sign and payload in every operand: which one an addition keeps is up to the instruction."""
+    rng = np.random.default_rng(3)
+    for name in ("expanded_permuted_rows", "skip1", "skip2", "bias", "scales"):
+        layer[name] = random_bits(rng, layer[name].shape, dtype)
+    needed = npu_moe_finalize_routing(**layer)
+    nan = np.isnan(needed)
+    assert 0 < nan.sum() < nan.size
+    assert_same_bits(needed[nan], np.full(nan.sum(), np.nan, dtype))
+    try:
+        for isa in ("baseline", "avx2", "avx512", "dotprod"):
+            try:
+                _core.set_isa_limit(isa)
+            except RuntimeError:  # not of this processor, or of another architecture
+                continue
+            assert_same_bits(npu_moe_finalize_routing(**layer), needed)
+    finally:
+        _core.set_isa_limit(None)

@@ -5,6 +5,7 @@ import pytest
 
 from moe_native import (
     _core,
+    npu_ffn,
     npu_moe_compute_expert_tokens,
     npu_moe_gating_top_k,
     npu_moe_gating_top_k_softmax,
@@ -116,3 +117,15 @@ def test_cumulative_counts_are_the_running_sum_of_the_counts(x):
     ends = npu_moe_compute_expert_tokens(np.sort(expert_idx.reshape(-1)), 256)
     assert_same_bits(ends, np.cumsum(np.bincount(expert_idx.reshape(-1), minlength=257)[:256]).astype(np.int32))
     assert ends[-1] == 8 * np.count_nonzero(~finished)
+
+
+def test_cumulative_counts_are_what_npu_ffn_takes():
+    # Small integers: the products are exact. Expert 5 stands for finished rows, which are cut off; 0 and 3 are empty.
+    rng = np.random.default_rng(5)
+    expert = np.sort(rng.choice([1, 2, 4, 5], 40)).astype(np.int32)
+    rows, w1, w2 = (rng.integers(-4, 5, shape).astype(np.float32) for shape in [(40, 6), (5, 6, 8), (5, 8, 3)])
+    ends = npu_moe_compute_expert_tokens(expert, 5)
+    seen = npu_ffn(rows[: ends[-1]], w1, w2, "relu", expert_tokens_index=ends)
+    assert 0 < len(seen) < 40
+    for row, e, result in zip(rows, expert, seen, strict=False):
+        np.testing.assert_array_equal(result, np.maximum(row @ w1[e], 0) @ w2[e])

@@ -325,6 +325,7 @@ REFUSED = {
     "out_flag int": ({"out_flag": 1}, TypeError, None, "out_flag: int, needed a bool"),
     "factor a string": ({"routed_scaling_factor": "1"}, TypeError, None, "routed_scaling_factor: str"),
     "eps None": ({"eps": None}, TypeError, None, "eps: NoneType, needed a float"),
+    "eps huge": ({"eps": 10**400}, ValueError, None, "eps: an int beyond the range of a float"),
     "input_ids alone": ({"input_ids": IDS}, ValueError, None, "input_ids: given, needed None: .*not supported yet"),
     "tid2eid alone": ({"tid2eid": TABLE}, ValueError, None, "tid2eid: given, needed None: .*not supported yet"),
     "hash mode": ({"input_ids": IDS, "tid2eid": TABLE}, ValueError, None, "input_ids: .*not supported yet"),

@@ -343,7 +343,7 @@ def test_none_means_the_default():
     needed = combine(**arguments)
     none = dict.fromkeys(["shared_input_weight", "shared_input_offset", "dtype", "bias", "offset", "tuning_config"])
     assert_same_bits(combine(**arguments, **none), needed)
-    for dtype in (0, np.float32, "float32", np.dtype(np.float32)):
+    for dtype in (0, np.int64(0), np.float32, "float32", np.dtype(np.float32), "torch.float32"):
         assert_same_bits(combine(**arguments, dtype=dtype), needed)
 
 

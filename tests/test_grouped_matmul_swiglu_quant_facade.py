@@ -16,7 +16,14 @@ from cases.grouped_matmul import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moe_native import NzArray, limits, npu_format_cast
+from moe_native import (
+    NzArray,
+    limits,
+    npu_dynamic_quant,
+    npu_format_cast,
+    npu_grouped_matmul_finalize_routing,
+    npu_swiglu,
+)
 from moe_native import npu_grouped_matmul_swiglu_quant as swiglu_quant
 from moe_native.oracle import grouped_matmul as oracle
 from moe_native.testing import assert_same_bits, bfloat16, guarded, is_untouched, read_only, strided
@@ -154,6 +161,74 @@ def test_int4_near_oracle(seed, m, k, n, e, blocks):
     assert_near_oracle(arguments, seen)
     for form in int4_forms(arguments["weight"]).values():
         assert_same_results(swiglu_quant(**(arguments | {"weight": form})), seen)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    m=st.sampled_from([1, 5, 30]),
+    k=st.sampled_from([1, 16, 130]),
+    n=st.sampled_from([2, 30, 34, 64, 66, 130]),
+    int4=st.booleans(),
+)
+def test_equals_its_parts_bit_for_bit(seed, m, k, n, int4):
+    """Float32 operations in NumPy for the product, then npu_swiglu and npu_dynamic_quant."""
+    rng = np.random.default_rng(seed)
+    arguments, w = example(rng, m, k, n, 3, m, int4)
+    arguments["x_scale"] *= rng.choice([1, 100, 1e-30], m).astype(F32)
+    c = np.zeros((m, n), F32)
+    for g, (begin, end) in enumerate(oracle.row_ranges(arguments["group_list"], 0)):
+        x, row = arguments["x"][begin:end], arguments["x_scale"][begin:end, None]
+        scale = arguments["weight_scale"][g]
+        if int4:
+            product = oracle.int4_product(x, w[g], oracle.float_bits(scale).reshape(-1, n)).astype(F32)
+            c[begin:end] = (product + arguments["bias"][g]) * row
+        else:
+            c[begin:end] = (oracle.exact_matmul(x, w[g]).astype(F32) * scale) * row
+    output, scale = npu_dynamic_quant(npu_swiglu(c))
+    assert_same_results(swiglu_quant(**arguments), (output, scale, np.zeros((), F32)))
+
+
+def test_layer_end_to_end():
+    """Hidden states through dynamic quantisation, both products and the combine step, against a dense evaluation."""
+    rng = np.random.default_rng(21)
+    tokens, top_k, experts, hidden, inner = 40, 2, 4, 96, 64
+    x = rng.normal(size=(tokens, hidden)).astype(F32)
+    w1, w2 = rng.integers(-127, 128, (experts, hidden, 2 * inner)), rng.integers(-127, 128, (experts, inner, hidden))
+    s1 = (rng.random((experts, 2 * inner)) / (73 * np.sqrt(hidden))).astype(F32)
+    s2 = (rng.random((experts, hidden)) / (73 * np.sqrt(inner))).astype(F32)
+    expert_of = rng.integers(0, experts, (tokens, top_k)).reshape(-1)
+    order = np.argsort(expert_of, kind="stable")
+    counts = np.bincount(expert_of, minlength=experts)
+    logit = rng.random(tokens * top_k).astype(F32)
+    codes, x_scale = npu_dynamic_quant(x)
+    w1_nz, w2_nz = (npu_format_cast(w.astype(np.int8), 29) for w in (w1, w2))
+    token = order // top_k
+    middle, middle_scale, _ = swiglu_quant(codes[token], w1_nz, np.cumsum(counts), s1, x_scale[token])
+    y = npu_grouped_matmul_finalize_routing(
+        middle,
+        w2_nz,
+        counts,
+        scale=s2,
+        pertoken_scale=middle_scale,
+        logit=logit[order],
+        row_index=token,
+        output_bs=tokens,
+    )
+    needed = np.zeros((tokens, hidden))
+    bound = np.zeros((tokens, hidden))
+    for i, g in enumerate(expert_of):
+        c = x[i // top_k] @ (w1[g] * s1[g].astype(float))
+        # Half a code of x per element.
+        c_error = x_scale[i // top_k] / 2 * np.abs(w1[g] * s1[g].astype(float)).sum(0)
+        a, b = c[:inner], c[inner:]
+        s = a / (1 + np.exp(-a)) * b
+        s_error = 1.1 * c_error[:inner] * (np.abs(b) + c_error[inner:]) + np.abs(a / (1 + np.exp(-a))) * c_error[inner:]
+        s_error += (np.abs(s) + s_error).max() / 127 / 2
+        needed[i // top_k] += logit[i] * (s @ (w2[g] * s2[g].astype(float)))
+        bound[i // top_k] += logit[i] * (s_error @ np.abs(w2[g] * s2[g].astype(float)))
+    # The errors of the codes dwarf those of float32, for which a thousandth is plenty.
+    assert (np.abs(y - needed) <= 1.001 * bound).all()
 
 
 def int8_forms(w):

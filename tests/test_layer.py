@@ -12,6 +12,8 @@ import moe_native
 from moe_native.testing import assert_same_bits, bfloat16
 
 U = 2.0**-24
+# Relative rounding of a store in each dtype, beyond float32, and half of its smallest subnormal where that matters.
+STORE = {"float32": (0.0, 0.0), "float16": (2.0**-11, 2.0**-25), "bfloat16": (2.0**-8, 0.0)}
 TOKENS, HIDDEN, INTER, EXPERTS, TOP_K = 37, 70, 33, 12, 3
 
 
@@ -22,7 +24,8 @@ def gamma(k):
 @pytest.fixture(params=["float32", "float16", "bfloat16"])
 def layer(request):
     rng = np.random.default_rng(7)
-    x = rng.standard_normal((TOKENS, HIDDEN)).astype(bfloat16 if request.param == "bfloat16" else request.param)
+    dtype = bfloat16 if request.param == "bfloat16" else np.dtype(request.param)
+    x = rng.standard_normal((TOKENS, HIDDEN)).astype(dtype)
     logits = rng.standard_normal((TOKENS, EXPERTS), dtype=np.float32)
     logits[:, 4] += 2  # A popular expert,
     logits[:, 9] -= 50  # and one that nobody chooses.
@@ -33,6 +36,11 @@ def layer(request):
         "w2": rng.integers(-128, 128, (EXPERTS, INTER, HIDDEN), dtype=np.int8),
         "w1_scale": rng.uniform(1e-3, 3e-3, (EXPERTS, 2 * INTER)).astype(np.float32),
         "w2_scale": rng.uniform(1e-3, 3e-3, (EXPERTS, HIDDEN)).astype(np.float32),
+        # The same layer without quantisation.
+        "f1": (rng.standard_normal((EXPERTS, HIDDEN, INTER)) / HIDDEN**0.5).astype(dtype),
+        "f2": (rng.standard_normal((EXPERTS, INTER, HIDDEN)) / INTER**0.5).astype(dtype),
+        "b1": rng.standard_normal((EXPERTS, INTER)).astype(dtype),
+        "b2": rng.standard_normal((EXPERTS, HIDDEN)).astype(dtype),
     }
 
 
@@ -106,7 +114,7 @@ def test_layer_equals_dense(layer):
     y, bound = dense(layer)
     assert (np.abs(run(layer) - y) <= bound).all()
     # The bound says something: with no ties it is a few units in the last place of the terms.
-    assert np.median(bound) < 1e-4 * np.abs(y).max()
+    assert np.median(bound) < 1e-6 * np.abs(y).max()
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
@@ -133,3 +141,79 @@ def test_split_batch(layer):
     for begin, end in [(0, 1), (1, 20), (20, TOKENS)]:
         part = layer | {"x": layer["x"][begin:end], "logits": layer["logits"][begin:end]}
         assert_same_bits(run(part), whole[begin:end])
+
+
+def dense_float(layer):
+    """The layer without quantisation: softmax gate, silu between two products with biases."""
+    store, tiny = STORE[layer["x"].dtype.name]
+    y, bound = np.zeros((2, TOKENS, HIDDEN))
+    for t in range(TOKENS):
+        logits = layer["logits"][t].astype(np.float64)
+        p = np.exp(logits - logits.max())
+        p /= p.sum()
+        # The rounding of a difference is a relative error of its exp, which adds two units; then the sum, a quotient.
+        p_error = gamma(2 * (np.ptp(logits) + 2) + EXPERTS)
+        x = layer["x"][t].astype(np.float64)
+        size = np.zeros(HIDDEN)
+        for e in np.argsort(-p, kind="stable")[:TOP_K]:
+            f1, f2, b1, b2 = (layer[name][e].astype(np.float64) for name in ("f1", "f2", "b1", "b2"))
+            c = x @ f1 + b1
+            c_error = gamma(HIDDEN + 1) * (np.abs(x) @ np.abs(f1) + np.abs(b1))
+            a = c / (1 + np.exp(-c))
+            a_error = 1.1 * c_error + gamma(4) * np.abs(a)  # silu is nowhere steeper than 1.1
+            a_error += store * (np.abs(a) + a_error) + tiny
+            h = a @ f2
+            h_error = gamma(INTER + 1) * ((np.abs(a) + a_error) @ np.abs(f2) + np.abs(b2)) + a_error @ np.abs(f2)
+            h_error += store * (np.abs(h) + np.abs(b2) + h_error) + tiny
+            y[t] += p[e] * (h + b2)
+            size += p[e] * (np.abs(h + b2) + h_error)
+            bound[t] += p[e] * h_error
+        bound[t] += (p_error + gamma(TOP_K + 1)) * size
+        bound[t] += store * (np.abs(y[t]) + bound[t]) + tiny
+    return y, bound
+
+
+def wide_bias(layer, name):
+    """npu_ffn takes float32 biases with bfloat16 rows."""
+    return layer[name].astype(np.float32) if layer["x"].dtype == bfloat16 else layer[name]
+
+
+def run_with_indices(layer):
+    """Sorted by index arrays; the second bias is added where the experts are combined."""
+    gate, expert_idx, _ = moe_native.npu_moe_gating_top_k_softmax(layer["logits"], k=TOP_K)
+    rows, row_of, counts, _ = moe_native.npu_moe_init_routing_v2(
+        layer["x"], expert_idx, expert_num=EXPERTS, expert_tokens_num_type=1, expert_tokens_num_flag=True
+    )
+    h = moe_native.npu_ffn(rows, layer["f1"], layer["f2"], "silu", counts, wide_bias(layer, "b1"))
+    return moe_native.npu_moe_finalize_routing(h, None, None, layer["b2"], gate, row_of, expert_idx, drop_pad_mode=2)
+
+
+def run_with_map(layer):
+    """Sorted by a routing map."""
+    gate, expert_idx, _ = moe_native.npu_moe_gating_top_k_softmax(layer["logits"], k=TOP_K)
+    probs = np.zeros((TOKENS, EXPERTS), np.float32)
+    np.put_along_axis(probs, expert_idx.astype(np.int64), gate, axis=1)
+    routing_map = probs != 0
+    rows, _, index = moe_native.npu_moe_token_permute_with_routing_map(layer["x"], routing_map)
+    h = moe_native.npu_ffn(
+        rows,
+        layer["f1"],
+        layer["f2"],
+        "silu",
+        bias1=wide_bias(layer, "b1"),
+        bias2=wide_bias(layer, "b2"),
+        expert_tokens_index=routing_map.sum(axis=0).cumsum(),
+    )
+    return moe_native.npu_moe_token_unpermute_with_routing_map(
+        h, index, (TOKENS, HIDDEN), probs=probs, routing_map=routing_map
+    )
+
+
+@pytest.mark.parametrize("run", [run_with_indices, run_with_map])
+def test_float_layer_equals_dense(layer, run):
+    y, bound = dense_float(layer)
+    seen = run(layer)
+    assert seen.dtype == layer["x"].dtype
+    assert (np.abs(seen.astype(np.float64) - y) <= bound).all()
+    # A wrong weight or a wrong expert is far outside the bound.
+    assert np.median(bound) < {"float32": 1e-4, "float16": 1e-3, "bfloat16": 0.01}[seen.dtype.name] * np.abs(y).max()

@@ -7,7 +7,7 @@ from moe_native import _core, set_num_threads
 from moe_native import _npu_moe_token_unpermute_with_routing_map as unpermute_all
 from moe_native import npu_moe_token_permute_with_routing_map as permute
 from moe_native import npu_moe_token_unpermute_with_routing_map as unpermute
-from moe_native.testing import assert_same_bits, bfloat16
+from moe_native.testing import assert_same_bits, bfloat16, random_bits
 
 FLOATS = [np.dtype(np.float32), np.dtype(np.float16), bfloat16]
 TOKENS, EXPERTS, PER_TOKEN, HIDDEN = 603, 32, 4, 300
@@ -178,3 +178,25 @@ def test_every_instruction_set_gives_the_same_bits(layer, drop_and_pad):
     finally:
         _core.set_isa_limit(None)
     assert tried >= 1
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("drop_and_pad", [False, True])
+def test_every_instruction_set_gives_the_same_bits_of_nan_too(layer, drop_and_pad, dtype):
+    """NaN of any sign and payload: which one an addition keeps is up to the instruction."""
+    rng = np.random.default_rng(5)
+    layer |= {name: random_bits(rng, layer[name].shape, dtype) for name in ("tokens", "probs")}
+    rows, _, index = permute(**layer, drop_and_pad=drop_and_pad)
+    needed = back(layer, rows, index, drop_and_pad)[0]
+    nan = np.isnan(needed)
+    assert 0 < nan.sum() < nan.size
+    assert_same_bits(needed[nan], np.full(nan.sum(), np.nan, dtype))
+    try:
+        for isa in ("baseline", "avx2", "avx512", "dotprod"):
+            try:
+                _core.set_isa_limit(isa)
+            except RuntimeError:  # not of this processor, or of another architecture
+                continue
+            assert_same_bits(back(layer, rows, index, drop_and_pad)[0], needed)
+    finally:
+        _core.set_isa_limit(None)

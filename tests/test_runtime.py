@@ -42,6 +42,15 @@ def test_thread_count():
             set_num_threads(wrong)
 
 
+def test_no_more_threads_than_a_machine_has():
+    try:
+        set_num_threads(10**30)
+        assert get_num_threads() == 1024
+        assert_same_bits(combine(), ROWS[INDEX])
+    finally:
+        set_num_threads(0)
+
+
 def test_openmp_limits_apply():
     try:
         set_num_threads(4)
@@ -225,6 +234,13 @@ def test_torch_tensors(monkeypatch):
     result = combine(FakeTorch.Tensor(rows, FakeTorch.bfloat16), FakeTorch.Tensor(INDEX, "int32"))
     assert_same_bits(result, combine(rows))
     assert_same_bits(combine(FakeTorch.Tensor(ROWS, "float32")), combine())
+
+
+@pytest.mark.parametrize("dtype", [np.dtype(np.float16), bfloat16, np.dtype(np.float32)], ids=str)
+def test_foreign_byte_order_is_refused(dtype):
+    foreign = ROWS.astype(dtype).view(dtype.newbyteorder(">"))
+    with pytest.raises(TypeError, match="expanded_permuted_rows: dtype >.*, which no operator"):
+        combine(foreign)
 
 
 @pytest.mark.parametrize("wrong", [[1.0], (1.0,), "rows", 1.0, object()])

@@ -221,6 +221,11 @@ def test_nothing_permuted_gives_zeros(drop_and_pad, probs):
     assert_same_bits(unpermute(**(arguments | {"permuted_tokens": rows})), np.zeros((5, 7), F32))
 
 
+def test_restore_shape_beyond_any_array():
+    with pytest.raises(ValueError, match=r"unpermute.*: unpermuted: float32 \(4611686018427387904, 7\), which is more"):
+        unpermute(np.ones((4, 7), F32), np.zeros(4, np.int32), (2**62, 7), drop_and_pad=True)
+
+
 @pytest.mark.parametrize("drop_and_pad", [False, True])
 def test_no_tokens_and_no_rows(drop_and_pad):
     seen = unpermute(np.zeros((0, 3), F32), np.zeros(0, np.int32), (0, 3), drop_and_pad=drop_and_pad)

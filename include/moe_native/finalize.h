@@ -12,8 +12,8 @@
  * for a row of zeros: its bias still counts.
  *
  * Numerics: float32 throughout, terms in the order above, a multiplication and an addition per term (never
- * fused), one rounding to nearest even at the end. inf and NaN propagate. Bit-identical on every instruction
- * set.
+ * fused), one rounding to nearest even at the end. inf and NaN propagate; a NaN result is the positive quiet NaN
+ * without payload. Bit-identical on every instruction set.
  *
  * | tensor                  | shape                                     | dtype                      |
  * | expanded_permuted_rows  | (R*K, H) modes 0, 2; (E, C, H) modes 1, 3 | float16, bfloat16, float32 |

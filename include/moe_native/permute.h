@@ -44,8 +44,9 @@
  *
  * with products in float32, sums in float64, one rounding at the end, nothing left out.
  *
- * In both modes the sum of one term is that term, its sign of zero included; the sum of none is +0. Without tokens or
- * indices all outputs are undefined. Results are bit-identical on every instruction set.
+ * In both modes the sum of one term is that term, its sign of zero included; the sum of none is +0. A NaN result is
+ * the positive quiet NaN without payload. Without tokens or indices all outputs are undefined. Results are
+ * bit-identical on every instruction set.
  *
  * | tensor            | shape  | dtype                                                                         |
  * | permuted_tokens   | (S, H) | float16, bfloat16, float32                                                    |

@@ -2,12 +2,13 @@
  *
  * Every operator `moe_<op>` comes as four functions over one argument struct:
  *
- *   moe_<op>_shapes(args, outputs)   checks the inputs, and describes the outputs (dtype, shape) in
- * `outputs`, one moe_tensor per result in the order of the struct; output pointers of `args` are not looked
- * at moe_<op>_check(args)             checks everything that can be checked without reading tensor data
- *   moe_<op>_plan(args, plan)        checks, and books the scratch memory that the run step needs
+ *   moe_<op>_shapes(args, outputs)  checks the inputs, and describes the outputs (dtype, shape) in `outputs`, one
+ *                                   moe_tensor per result in the order of the struct; output pointers of `args` are
+ *                                   not looked at
+ *   moe_<op>_check(args)            checks everything that can be checked without reading tensor data
+ *   moe_<op>_plan(args, plan)       checks, and books the scratch memory that the run step needs
  *   moe_<op>_run(args, plan, workspace, workspace_size, options)
- *                                    checks tensor data, and computes; allocates nothing
+ *                                   checks tensor data, and computes; allocates nothing
  *
  * A null tensor pointer in an argument struct means that an optional argument is absent. A plan is valid for
  * the arguments it was made from (data pointers and data may change) and for any thread. Calls from several
@@ -71,8 +72,8 @@ typedef struct moe_run_options {
 } moe_run_options;
 
 /* Threads of every later call of this process; 0 follows OpenMP (OMP_NUM_THREADS, omp_set_num_threads). A
- * lower limit set through OpenMP on the calling thread still applies. Returns MOE_ERROR_INVALID for a
- * negative number. */
+ * lower limit set through OpenMP on the calling thread still applies, and no call uses more than 1024. Returns
+ * MOE_ERROR_INVALID for a negative number. */
 MOE_API moe_status moe_set_num_threads(int32_t threads);
 /* The number of threads that a call on this thread would use. */
 MOE_API int32_t moe_get_num_threads(void);

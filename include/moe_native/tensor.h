@@ -42,9 +42,8 @@ typedef enum moe_format {
 
 /* A tensor does not own its memory. `stride` is in bytes and may be zero, negative, or no multiple of the
  * item size; operators copy what is not contiguous into their workspace. With MOE_FORMAT_NZ `shape` is the
- * logical shape
- * (..., k, n), `storage_shape` is (..., n1, k1, 16, c0), the memory is contiguous and `stride` is not used.
- */
+ * logical shape (..., k, n), `storage_shape` is (..., n1, k1, 16, c0), the memory is contiguous and `stride` is
+ * not used. */
 typedef struct moe_tensor {
     void* data;
     moe_dtype dtype;

@@ -22,10 +22,10 @@ ctypedef moe_status (*run_function)(
 cdef moe_dtype dtype_of(cnp.ndarray array):
     """The core's number of an array's dtype, MOE_UNDEFINED if it has none (big-endian ones have none)."""
     cdef int number = cnp.PyArray_TYPE(array)
-    if number == bfloat16_type_number:
-        return MOE_BFLOAT16
     if not cnp.PyArray_ISNOTSWAPPED(array):
         return MOE_UNDEFINED
+    if number == bfloat16_type_number:
+        return MOE_BFLOAT16
     if number == cnp.NPY_FLOAT32:
         return MOE_FLOAT32
     if number == cnp.NPY_FLOAT16:
@@ -100,6 +100,33 @@ def as_array(value):
     if hasattr(value, "__dlpack__"):
         return np.from_dlpack(value)
     return None
+
+
+cdef void bounds(cnp.ndarray array, char** first, char** end):
+    """The bytes between which an array's elements lie; none if it has no elements."""
+    cdef int d
+    cdef cnp.npy_intp reach
+    first[0] = <char*>cnp.PyArray_DATA(array)
+    end[0] = first[0]
+    if cnp.PyArray_SIZE(array) == 0:
+        return
+    end[0] += cnp.PyArray_ITEMSIZE(array)
+    for d in range(cnp.PyArray_NDIM(array)):
+        reach = (cnp.PyArray_DIM(array, d) - 1) * cnp.PyArray_STRIDE(array, d)
+        if reach < 0:
+            first[0] += reach
+        else:
+            end[0] += reach
+
+
+cdef bint bounds_meet(cnp.ndarray a, cnp.ndarray b):
+    cdef char* a_first
+    cdef char* a_end
+    cdef char* b_first
+    cdef char* b_end
+    bounds(a, &a_first, &a_end)
+    bounds(b, &b_first, &b_end)
+    return a_first < b_end and b_first < a_end
 
 
 # Set by moe_native.layout, which stands above this layer.
@@ -226,7 +253,14 @@ cdef class Call:
         for d in range(needed.rank):
             dims[d] = needed.shape[d]
         if out is None:
-            array = cnp.PyArray_EMPTY(needed.rank, dims, type_number_of(needed.dtype), 0)
+            try:
+                array = cnp.PyArray_EMPTY(needed.rank, dims, type_number_of(needed.dtype), 0)
+            except ValueError:
+                shape = tuple([dims[d] for d in range(needed.rank)])
+                raise ValueError(
+                    f"{self.op}: {name}: {moe_dtype_name(needed.dtype).decode()} {shape}, which is more than an array "
+                    "can hold"
+                ) from None
         else:
             if not isinstance(out, np.ndarray):
                 raise TypeError(f"{self.op}: out: {type(out).__name__} for {name}, needed a NumPy array")
@@ -253,7 +287,7 @@ cdef class Call:
         for i, (name, array) in enumerate(self.outputs):
             for other_name, other in self.inputs + self.outputs[i + 1:]:
                 # Bounds first: the exact question is only asked of arrays in the same memory.
-                if np.may_share_memory(array, other) and np.shares_memory(array, other):
+                if bounds_meet(array, other) and np.shares_memory(array, other):
                     raise ValueError(f"{self.op}: out: the array for {name} overlaps {other_name}")
         return 0
 
@@ -303,7 +337,10 @@ cdef class Call:
     cdef double real(self, str name, object value) except? -1.0:
         if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
             raise TypeError(f"{self.op}: {name}: {type(value).__name__}, needed a float")
-        return value
+        try:
+            return value
+        except OverflowError:
+            raise ValueError(f"{self.op}: {name}: an int beyond the range of a float") from None
 
 
 cdef int fail_if(moe_status status) except -1:

@@ -78,7 +78,7 @@ class Step:
     """A step that has run: what it was, median time and work of a call, its check and what that found."""
 
     name: str
-    shape: str
+    shape: tuple[str, ...]
     seconds: float
     amount: float
     unit: str
@@ -163,7 +163,7 @@ class Layer:
         sizes = f"{e} x {size.hidden} x {self.w1.n}", f"{e} x {size.intermediate} x {size.hidden}"
         yield Step(
             name="npu_format_cast",
-            shape=" and ".join(sizes),
+            shape=sizes,
             seconds=self.cast_seconds,
             amount=2 * (self.w1_nz.nbytes + self.w2_nz.nbytes),
             unit="GB/s",
@@ -185,7 +185,7 @@ class Layer:
         )
         yield Step(
             name="npu_moe_gating_top_k",
-            shape=f"{size.tokens} x {size.experts}, top {size.top_k}",
+            shape=(f"{size.tokens} x {size.experts}, top {size.top_k}",),
             seconds=seconds,
             amount=self.logits.nbytes + y.nbytes + expert_idx.nbytes,
             unit="GB/s",
@@ -213,7 +213,7 @@ class Layer:
         routed = int(counts.sum())
         yield Step(
             name="npu_moe_init_routing_v2",
-            shape=f"{size.tokens} x {size.hidden} -> {routed} of {len(rows)} rows",
+            shape=(f"{size.tokens} x {size.hidden} -> {routed} of {len(rows)} rows",),
             seconds=seconds,
             amount=self.x.nbytes + expert_idx.nbytes + rows.nbytes + row_idx.nbytes + row_scale.nbytes,
             unit="GB/s",
@@ -231,7 +231,7 @@ class Layer:
         )
         yield Step(
             name="npu_grouped_matmul_swiglu_quant",
-            shape=f"{routed} x {size.hidden} @ {sizes[0]}",
+            shape=(f"{routed} x {size.hidden} @ {sizes[0]}",),
             seconds=seconds,
             amount=2 * routed * size.hidden * self.w1.n,
             unit="GOP/s",
@@ -256,7 +256,7 @@ class Layer:
         )
         yield Step(
             name="npu_grouped_matmul_finalize_routing",
-            shape=f"{routed} x {size.intermediate} @ {sizes[1]}",
+            shape=(f"{routed} x {size.intermediate} @ {sizes[1]}",),
             seconds=seconds,
             amount=2 * routed * size.intermediate * size.hidden,
             unit="GOP/s",

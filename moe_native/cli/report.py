@@ -14,8 +14,8 @@ from rich.table import Table
 
 from moe_native.cli.layer import Step
 
-#: Width of the table where there is no terminal to ask: nothing in it wraps.
-PLAIN_WIDTH = 160
+#: Characters that the table needs, and gets where there is no terminal to ask.
+WIDTH = 140
 
 
 def progress() -> Progress:
@@ -29,7 +29,7 @@ def print_json(summary: Mapping[str, Any], steps: Sequence[Step]) -> None:
     records = [
         {
             "step": step.name,
-            "shape": step.shape,
+            "shape": ", ".join(step.shape),
             "seconds": step.seconds,
             "rate": step.rate,
             "unit": step.unit,
@@ -48,27 +48,24 @@ def print_table(summary: Mapping[str, Any], steps: Sequence[Step]) -> None:
     """Print the table of the steps, what is wrong with them, and the summary."""
     console = Console()
     if not console.is_terminal:
-        console = Console(width=PLAIN_WIDTH)
+        console = Console(width=WIDTH)
     console.print(
         f"{summary['tokens']} tokens in {summary['dtype']}, hidden {summary['hidden']}, intermediate "
         f"{summary['intermediate']}, top {summary['top_k']} of {summary['experts']} experts, "
-        f"{summary['active_experts']} of them here; {summary['threads']} threads",
+        f"{summary['active_experts']} of them here; {_counted(summary['threads'], 'thread')}",
         highlight=False,
     )
+    # On a narrow terminal the shape goes below the name, and what the check found below each other.
+    narrow = console.width < WIDTH
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("step", no_wrap=True)
-    table.add_column("shape")
-    table.add_column("time", justify="right", no_wrap=True)
-    table.add_column("rate", justify="right", no_wrap=True)
-    table.add_column("check")
+    for title in ("step", "shape", "time", "rate", "check"):
+        if not (narrow and title == "shape"):
+            table.add_column(title, justify="right" if title in ("time", "rate") else "left", no_wrap=True)
     for step in steps:
-        table.add_row(
-            step.name,
-            step.shape,
-            f"{step.seconds * 1e3:.2f} ms",
-            f"{step.rate:.1f} {step.unit}" if step.rate >= 1 else f"{step.rate:.2g} {step.unit}",
-            _result(step) if step.verdict.ok else "[bold red]WRONG[/]",
-        )
+        names = ["\n  ".join([step.name, *step.shape])] if narrow else [step.name, ", ".join(step.shape)]
+        rate = f"{step.rate:.1f}" if step.rate >= 1 else f"{step.rate:.2g}"
+        result = ("\n" if narrow else ", ").join(_result(step))
+        table.add_row(*names, f"{step.seconds * 1e3:.2f} ms", f"{rate} {step.unit}", result)
     console.print(table)
     for step in steps:
         if not step.verdict.ok:
@@ -77,11 +74,17 @@ def print_table(summary: Mapping[str, Any], steps: Sequence[Step]) -> None:
     console.print(f"{outcome}; {summary['seconds']:.1f} s, {summary['peak_bytes'] / 1e9:.1f} GB.", highlight=False)
 
 
-def _result(step: Step) -> str:
+def _result(step: Step) -> list[str]:
     verdict = step.verdict
-    parts = [f"{verdict.rows} rows"]
+    if not verdict.ok:
+        return ["[bold red]WRONG[/]"]
+    parts = [f"[green]ok[/] {_counted(verdict.rows, 'row')}"]
     if verdict.worst:
-        parts.append(f"error {verdict.worst:.2f} of bound")
+        parts.append(f"{verdict.worst:.2f} of bound")
     if verdict.ties:
-        parts.append(f"{verdict.ties} ties")
-    return "[green]ok[/] " + ", ".join(parts)
+        parts.append(_counted(verdict.ties, "tie"))
+    return parts
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -46,6 +46,7 @@ Status limits_environment() {
 
 moe_limits moe_set_limits(moe_limits limits) {
     const moe_limits previous = moe::limits();
-    moe::own_limits = limits;
+    const bool known = limits == MOE_LIMITS_ATLAS_A2 || limits == MOE_LIMITS_SEED;
+    moe::own_limits = known ? limits : MOE_LIMITS_NONE;
     return previous;
 }

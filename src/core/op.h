@@ -5,9 +5,10 @@
 //         static constexpr const char* name = "npu_moe_finalize_routing";
 //         using Args = moe_finalize_routing_args;
 //         explicit FinalizeRouting(const Args& args);
-//         Status resolve(Outputs outputs);              // every check that needs no tensor data; fills
-//         members void shapes(Tensor* outputs) const;           // after resolve void book(Ledger& ledger);
-//         // after resolve Status run(const Workspace& workspace, const RunContext& context);  // after book
+//         Status resolve(Outputs outputs);     // every check that needs no tensor data; fills members
+//         void shapes(Tensor* outputs) const;  // after resolve
+//         void book(Ledger& ledger);           // after resolve
+//         Status run(const Workspace& workspace, const RunContext& context);  // after book
 //     };
 //     MOE_DEFINE_OPERATOR(FinalizeRouting, moe_finalize_routing)
 #pragma once
@@ -107,6 +108,9 @@ Status op_run(const typename Op::Args* args, const moe_plan* plan, void* memory,
     Op op(args == nullptr ? typename Op::Args{} : *args);
     MOE_TRY(begin(op, args, Outputs::checked));
     if (plan == nullptr) return fail(MOE_ERROR_NULL, Kind::missing, "plan", "null");
+    if (plan->threads < 1 || plan->threads > most_threads)
+        return fail(MOE_ERROR_INVALID, Kind::runtime, "plan", "%d threads, needed 1 to %d: what the plan step wrote",
+                    plan->threads, most_threads);
     // Booking again yields the same pieces, and shows a plan that belongs to other arguments.
     moe_plan own = {};
     own.threads = plan->threads;

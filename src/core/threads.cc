@@ -36,7 +36,7 @@ int team_size(int limit) {
     // A count lowered through OpenMP (threadpoolctl, omp_set_num_threads) is a limit; the initial one is a
     // default.
     const int lowered = openmp < default_threads() ? openmp : INT_MAX;
-    return std::max(1, std::min({requested > 0 ? requested : openmp, lowered, limit}));
+    return std::max(1, std::min({requested > 0 ? requested : openmp, lowered, limit, most_threads}));
 }
 
 }  // namespace moe

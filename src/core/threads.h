@@ -8,9 +8,12 @@
 
 namespace moe {
 
+// The largest team. Scratch grows with the team, and libgomp ends the process when the system gives it no thread.
+constexpr int most_threads = 1024;
+
 // Threads that a parallel region of this thread may use: every region says num_threads(team_size(...)). At
-// most `limit`. In the thread of a forked child that did the fork it is 1: the runtime's pool did not survive
-// there.
+// most `limit` and most_threads. In the thread of a forked child that did the fork it is 1: the runtime's pool
+// did not survive there.
 int team_size(int limit);
 
 // Splits [0, count) into one contiguous range per thread and calls body(thread, begin, end) for each that is

@@ -25,16 +25,23 @@ namespace {
     return value;
 }
 
+// Which NaN comes out of an operation on two of them, and with which sign out of one on none, depends on the order of
+// the operands in the instruction: results hold this one instead.
+constexpr uint32_t quiet_nan = 0x7FC00000u;
+
+[[maybe_unused]] inline float with_one_nan(float value) {
+    return value == value ? value : float_of(quiet_nan);
+}
+
 [[maybe_unused]] inline float widen_bf16(uint16_t value) {
     return float_of(static_cast<uint32_t>(value) << 16);
 }
 
-// Round to nearest even; a NaN stays one (quiet, upper payload bits kept).
+// Round to nearest even; a NaN becomes the positive quiet one without payload.
 [[maybe_unused]] inline uint16_t narrow_bf16(float value) {
     const uint32_t bits = bits_of(value);
     const uint32_t rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
-    const uint32_t nan = (bits >> 16) | 0x40u;
-    return static_cast<uint16_t>((bits & 0x7FFFFFFFu) > 0x7F800000u ? nan : rounded);
+    return static_cast<uint16_t>((bits & 0x7FFFFFFFu) > 0x7F800000u ? quiet_nan >> 16 : rounded);
 }
 
 // Exponent and fraction move to their place by a shift; a multiplication by 2^112 corrects the bias and
@@ -49,18 +56,17 @@ namespace {
 }
 
 // Round to nearest even, to inf from 65520 on. Normal results round by an integer addition; subnormal ones by
-// adding 0.5, whose unit in the last place is the smallest float16.
+// adding 0.5, whose unit in the last place is the smallest float16. A NaN becomes the positive quiet one without
+// payload.
 [[maybe_unused]] inline uint16_t narrow_f16(float value) {
     const uint32_t bits = bits_of(value);
     const uint32_t magnitude = bits & 0x7FFFFFFFu;
     const uint32_t sign = (bits >> 16) & 0x8000u;
     const uint32_t normal = (magnitude - (112u << 23) + 0xFFFu + ((magnitude >> 13) & 1u)) >> 13;
     const uint32_t subnormal = bits_of(float_of(magnitude) + 0.5f) - bits_of(0.5f);
-    const uint32_t nan = 0x7E00u | ((magnitude >> 13) & 0x3FFu);
     uint32_t half = magnitude < (113u << 23) ? subnormal : normal;
     half = magnitude >= 0x477FF000u ? 0x7C00u : half;
-    half = magnitude > 0x7F800000u ? nan : half;
-    return static_cast<uint16_t>(sign | half);
+    return static_cast<uint16_t>(magnitude > 0x7F800000u ? 0x7E00u : sign | half);
 }
 
 // An inexact result becomes whichever of its two neighbours has an odd last bit. That keeps it off every midpoint of a

@@ -1,7 +1,5 @@
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
-#include <limits>
 
 #include "core/op.h"
 #include "kernels/gating/gating.h"
@@ -191,10 +189,7 @@ class GatingTopK {
             for (int64_t c = 0; c < args_.k; ++c) sum += weights[c];
             divisor = sum + static_cast<float>(args_.eps);
         }
-        for (int64_t c = 0; c < args_.k; ++c) {
-            const float weight = weights[c] / divisor * factor;
-            weights[c] = std::isnan(weight) ? std::numeric_limits<float>::quiet_NaN() : weight;
-        }
+        for (int64_t c = 0; c < args_.k; ++c) weights[c] = weights[c] / divisor * factor;
     }
 
     const Args args_;

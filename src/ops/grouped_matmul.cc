@@ -8,8 +8,9 @@ namespace {
 constexpr int64_t stage_rows = 16;
 constexpr int64_t stage_bytes = stage_rows * igemm::columns;
 
-// A packed panel stays in the second-level cache beside the rows of x that pass it.
+// Packed panels stay in the second-level cache beside the rows of x that pass them.
 constexpr int64_t largest_panel = 256 * 1024;
+constexpr int64_t largest_panels = 512 * 1024;
 // Rows of a batch, packed: together with what the caller keeps of them they stay in the third-level cache.
 constexpr int64_t batch_bytes = 16 * 1024 * 1024;
 // Products that make a thread worth its start.
@@ -180,16 +181,17 @@ const int8_t* ExpertWeights::address(int64_t expert, int64_t row, int64_t column
            row % 16 * row_stride_ + column % tile_columns_ / word_columns_ * word_stride_;
 }
 
-void ExpertWeights::pack(const IgemmKernels& kernels, int64_t expert, int64_t row, int64_t k, int64_t column,
-                         int64_t width, void* panel, int8_t* stage) const {
-    const bool full_rows = !int4_ && word_stride_ == 1 && column % tile_columns_ + igemm::columns <= tile_columns_;
+void ExpertWeights::pack(const IgemmKernels& kernels, int64_t expert, int64_t row, int64_t k,
+                         const PanelColumns& columns, void* panel, int8_t* stage) const {
+    const bool full_rows =
+        !int4_ && word_stride_ == 1 && columns.first % tile_columns_ + igemm::columns <= tile_columns_;
     if (full_rows && block_stride_ == 16 * row_stride_) {
-        kernels.pack_panel(address(expert, row, column), row_stride_, k, panel);
+        kernels.pack_panel(address(expert, row, columns.first), row_stride_, k, panel);
         return;
     }
     for (int64_t r = 0; r < k; r += stage_rows) {
         const int64_t rows = std::min(stage_rows, k - r);
-        read(expert, row + r, rows, column, width, stage);
+        read(expert, row + r, rows, columns, stage);
         kernels.pack_panel(stage, igemm::columns, rows, static_cast<char*>(panel) + igemm::panel_bytes(kernels, r));
     }
 }
@@ -201,14 +203,13 @@ int8_t ExpertWeights::item(const int8_t* word, int64_t column) const {
 }
 
 // Rows of 32 int8 values, zero from `width` on.
-void ExpertWeights::read(int64_t expert, int64_t row, int64_t rows, int64_t column, int64_t width,
-                         int8_t* stage) const {
-    if (width < igemm::columns) std::memset(stage, 0, stage_bytes);
+void ExpertWeights::read(int64_t expert, int64_t row, int64_t rows, const PanelColumns& columns, int8_t* stage) const {
+    if (columns.width < igemm::columns) std::memset(stage, 0, stage_bytes);
     int64_t done = 0;
-    while (done < width) {
+    while (done < columns.width) {
         // Up to the end of a tile.
-        const int64_t first = column + done;
-        const int64_t count = std::min(width - done, tile_columns_ - first % tile_columns_);
+        const int64_t first = columns.first + done;
+        const int64_t count = std::min(columns.width - done, tile_columns_ - first % tile_columns_);
         for (int64_t r = 0; r < rows; ++r) {
             const int8_t* source = address(expert, row + r, first);
             int8_t* target = stage + r * igemm::columns + done;
@@ -240,7 +241,7 @@ void GroupedProduct::book(const ExpertWeights& weights, int64_t rows, int64_t k,
     parts_ = weights.int4() ? 2 : 1;
     units_ = blocks;
     unit_k_ = k / blocks;
-    const int64_t largest_k = largest_panel / (igemm::columns * kernels_->item_size);
+    const int64_t largest_k = std::min(largest_panel, largest_panels / panels) / (igemm::columns * kernels_->item_size);
     block_k_ = ceil_div(ceil_div(unit_k_, ceil_div(unit_k_, largest_k)), 16) * 16;
     unit_blocks_ = ceil_div(unit_k_, block_k_);
     wide_ = unit_k_ > igemm::exact_k;
@@ -327,7 +328,7 @@ void GroupedProduct::pack_tile(int thread, int64_t row, int64_t rows) const {
     }
 }
 
-int64_t GroupedProduct::panel_grain(int64_t rows) const {
+int64_t GroupedProduct::grain(int64_t rows) const {
     // Packing a panel costs about as much as multiplying a tile with it.
     const double products = static_cast<double>(rows + tile_rows_) * static_cast<double>(parts_ * panels_ * k_) *
                             static_cast<double>(igemm::columns);
@@ -338,22 +339,32 @@ int64_t GroupedProduct::kept(int thread, int64_t panel, int64_t chunk_row) const
     return ((thread * panels_ + panel) * chunk_rows_ + chunk_row) * parts_ * igemm::columns;
 }
 
-void GroupedProduct::sum(int thread, int64_t expert, int64_t begin, int64_t end, bool first_chunk,
-                         const int64_t* columns, int64_t width) const {
-    const bool panels_stay = units_ * unit_blocks_ == 1;
-    char* const panels = panel_ + thread * panels_ * panel_bytes_;
+void GroupedProduct::pack_panels(int thread, int64_t expert, const Block& block, const PanelColumns* columns,
+                                 int64_t panels) const {
     int8_t* const stage = stage_ + thread * stage_bytes;
+    // The rows of a column of tiles follow each other; those of plain weights are shared by neighbouring panels.
+    const int64_t step = weights_->tiled() ? block.k : stage_rows;
+    for (int64_t row = 0; row < block.k; row += step) {
+        const int64_t rows = std::min(step, block.k - row);
+        char* target = panel_ + thread * panels_ * panel_bytes_ + igemm::panel_bytes(*kernels_, row);
+        for (int64_t p = 0; p < panels; ++p, target += panel_bytes_)
+            weights_->pack(*kernels_, expert, block.k_begin + row, rows, columns[p], target, stage);
+    }
+}
+
+void GroupedProduct::sum(int thread, int64_t expert, int64_t begin, int64_t end, bool first_chunk,
+                         const PanelColumns* columns, int64_t panels) const {
+    const bool panels_stay = units_ * unit_blocks_ == 1;
     for (int64_t unit = 0; unit < units_; ++unit) {
         for (int64_t index = 0; index < unit_blocks_; ++index) {
             const Block b = block(unit, index);
-            for (int64_t p = 0; p < panels_ && (first_chunk || !panels_stay); ++p)
-                weights_->pack(*kernels_, expert, b.k_begin, b.k, columns[p], width, panels + p * panel_bytes_, stage);
+            if (first_chunk || !panels_stay) pack_panels(thread, expert, b, columns, panels);
             for (int64_t row = begin; row < end; row += tile_rows_) {
                 const int64_t rows = std::min(tile_rows_, end - row);
-                for (int64_t p = 0; p < panels_; ++p) {
+                const char* panel = panel_ + thread * panels_ * panel_bytes_;
+                for (int64_t p = 0; p < panels; ++p, panel += panel_bytes_) {
                     int32_t* sums = sums_ + kept(thread, p, row - begin);
-                    kernels_->multiply(packed(row, rows, b), panels + p * panel_bytes_, rows * parts_, b.k,
-                                       index > 0 && !wide_, sums);
+                    kernels_->multiply(packed(row, rows, b), panel, rows * parts_, b.k, index > 0 && !wide_, sums);
                     if (!wide_) continue;
                     int64_t* wide = wide_sums_ + kept(thread, p, row - begin);
                     for (int64_t i = 0; i < rows * parts_ * igemm::columns; ++i)
@@ -361,16 +372,16 @@ void GroupedProduct::sum(int thread, int64_t expert, int64_t begin, int64_t end,
                 }
             }
         }
-        if (parts_ == 2) add_scaled_sums(thread, expert, unit, end - begin, columns, width);
+        if (parts_ == 2) add_scaled_sums(thread, expert, unit, end - begin, columns, panels);
     }
 }
 
-void GroupedProduct::add_scaled_sums(int thread, int64_t expert, int64_t unit, int64_t rows, const int64_t* columns,
-                                     int64_t width) const {
-    for (int64_t p = 0; p < panels_; ++p) {
+void GroupedProduct::add_scaled_sums(int thread, int64_t expert, int64_t unit, int64_t rows,
+                                     const PanelColumns* columns, int64_t panels) const {
+    for (int64_t p = 0; p < panels; ++p) {
         float scale[igemm::columns] = {};
-        const int64_t* bits = block_scale_ + (expert * units_ + unit) * n_ + columns[p];
-        for (int64_t j = 0; j < width; ++j) {
+        const int64_t* bits = block_scale_ + (expert * units_ + unit) * n_ + columns[p].first;
+        for (int64_t j = 0; j < columns[p].width; ++j) {
             const auto low = static_cast<uint32_t>(static_cast<uint64_t>(bits[j]));
             std::memcpy(&scale[j], &low, sizeof low);
         }
@@ -397,10 +408,10 @@ void GroupedProduct::round_to_float(const Kept* sums, float* target, int64_t n) 
         for (int64_t i = 0; i < n; ++i) target[i] = static_cast<float>(sums[i]);
 }
 
-float* GroupedProduct::values(int thread, int64_t chunk_row, int64_t rows) const {
+float* GroupedProduct::values(int thread, int64_t chunk_row, int64_t rows, int64_t panels) const {
     float* const tile = values_ + thread * panels_ * tile_rows_ * igemm::columns;
     const int64_t n = rows * igemm::columns;
-    for (int64_t p = 0; p < panels_; ++p) {
+    for (int64_t p = 0; p < panels; ++p) {
         float* values = tile + p * tile_rows_ * igemm::columns;
         const int64_t from = kept(thread, p, chunk_row);
         if (parts_ == 1) {

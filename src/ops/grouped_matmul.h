@@ -52,6 +52,12 @@ class ExpertRows {
     int64_t* ends_ = nullptr;
 };
 
+// Up to 32 columns of a weight.
+struct PanelColumns {
+    int64_t first;
+    int64_t width;
+};
+
 // The weights of all experts where the caller has them: int8, or int4 as MOE_INT4 or eight to an int32; plain (e, k,
 // n), or tiles of 16 rows (e, n1, k1, 16, c0), as a five-dimensional tensor or in MOE_FORMAT_NZ. Nothing is copied
 // whole, whatever the strides.
@@ -64,9 +70,13 @@ class ExpertWeights {
     int64_t experts() const { return experts_; }
     bool int4() const { return int4_; }
     bool tiled() const { return tiled_; }
+    // Panels side by side that are best packed together: rows of a plain weight are short pieces far from each other, of
+    // which whole cache lines should be used at once.
+    static constexpr int64_t most_panels_together = 8;
+    int64_t panels_together() const { return tiled_ ? 1 : most_panels_together; }
 
-    // Packs `k` rows from `row` on and up to 32 columns from `column` on. `stage` is 512 bytes of scratch.
-    void pack(const IgemmKernels& kernels, int64_t expert, int64_t row, int64_t k, int64_t column, int64_t width,
+    // Packs `k` rows from `row` on. `stage` is 512 bytes of scratch.
+    void pack(const IgemmKernels& kernels, int64_t expert, int64_t row, int64_t k, const PanelColumns& columns,
               void* panel, int8_t* stage) const;
 
   private:
@@ -76,7 +86,7 @@ class ExpertWeights {
     // Of the word that holds the column.
     const int8_t* address(int64_t expert, int64_t row, int64_t column) const;
     int8_t item(const int8_t* word, int64_t column) const;
-    void read(int64_t expert, int64_t row, int64_t rows, int64_t column, int64_t width, int8_t* stage) const;
+    void read(int64_t expert, int64_t row, int64_t rows, const PanelColumns& columns, int8_t* stage) const;
 
     const Tensor* tensor_ = nullptr;
     const char* name_ = "";
@@ -101,8 +111,8 @@ class ExpertWeights {
 // values are 16 * high + low. Both take the same integer kernels, with two rows of a tile for each row of int4.
 class GroupedProduct {
   public:
-    // `panels`: how many panels the caller wants of each tile at once. `bytes_per_row`: what the caller itself needs
-    // for each row of a batch. `blocks`: of k, with scales of their own (int4).
+    // `panels`: the most that the caller wants of a tile at once. `bytes_per_row`: what the caller itself needs for each
+    // row of a batch. `blocks`: of k, with scales of their own (int4).
     void book(const ExpertWeights& weights, int64_t rows, int64_t k, int64_t blocks, int64_t panels,
               int64_t bytes_per_row, Ledger& ledger);
     // `block_scale` (e, blocks, n): float32 bits in the low half of 64; int4 only.
@@ -112,21 +122,21 @@ class GroupedProduct {
     int64_t batch_rows() const { return batch_rows_; }
     void pack(const ExpertRows& experts, int64_t first, int64_t last);
 
-    // Items of a parallel loop over panels that make a thread worth its start.
-    int64_t panel_grain(int64_t rows) const;
+    // Items, of `panels` panels each, of a parallel loop that make a thread worth its start.
+    int64_t grain(int64_t rows) const;
 
     // Calls take(row, rows, values) for the tiles of the rows [begin, end) of an expert within the batch, in ascending
-    // order. values is (panels, rows, 32) with 32 * tile_rows() floats from one panel to the next; columns from `width`
-    // on hold anything.
+    // order. values is (panels, rows, 32) with 32 * tile_rows() floats from one panel to the next; columns beyond the
+    // width of a panel hold anything.
     template <class Take>
-    void for_each_tile(int thread, int64_t expert, int64_t begin, int64_t end, const int64_t* columns, int64_t width,
-                       Take&& take) const {
+    void for_each_tile(int thread, int64_t expert, int64_t begin, int64_t end, const PanelColumns* columns,
+                       int64_t panels, Take&& take) const {
         for (int64_t from = begin; from < end; from += chunk_rows_) {
             const int64_t to = std::min(from + chunk_rows_, end);
-            sum(thread, expert, from, to, from == begin, columns, width);
+            sum(thread, expert, from, to, from == begin, columns, panels);
             for (int64_t row = from; row < to; row += tile_rows_) {
                 const int64_t rows = std::min(tile_rows_, to - row);
-                take(row, rows, values(thread, row - from, rows));
+                take(row, rows, values(thread, row - from, rows, panels));
             }
         }
     }
@@ -144,11 +154,12 @@ class GroupedProduct {
     char* packed(int64_t row, int64_t rows, const Block& block) const;
     // Where a thread keeps what belongs to a row of the chunk and a panel.
     int64_t kept(int thread, int64_t panel, int64_t chunk_row) const;
-    void sum(int thread, int64_t expert, int64_t begin, int64_t end, bool first_chunk, const int64_t* columns,
-             int64_t width) const;
-    void add_scaled_sums(int thread, int64_t expert, int64_t unit, int64_t rows, const int64_t* columns,
-                         int64_t width) const;
-    float* values(int thread, int64_t chunk_row, int64_t rows) const;
+    void pack_panels(int thread, int64_t expert, const Block& block, const PanelColumns* columns, int64_t panels) const;
+    void sum(int thread, int64_t expert, int64_t begin, int64_t end, bool first_chunk, const PanelColumns* columns,
+             int64_t panels) const;
+    void add_scaled_sums(int thread, int64_t expert, int64_t unit, int64_t rows, const PanelColumns* columns,
+                         int64_t panels) const;
+    float* values(int thread, int64_t chunk_row, int64_t rows, int64_t panels) const;
     template <class Kept>
     void round_to_float(const Kept* sums, float* target, int64_t n) const;
 

@@ -45,7 +45,7 @@ class GroupedMatmulFinalizeRouting {
         experts_.book(args_.group_list, "group_list", args_.group_list_type, m_, ledger);
         target_piece_ = ledger.book<int64_t>("output rows", m_);
         if (args_.offset != nullptr) row_sum_piece_ = ledger.book<float>("row sums", m_);
-        product_.book(weights_, m_, k_, 1, 1, 0, ledger);
+        product_.book(weights_, m_, k_, 1, weights_.panels_together(), 0, ledger);
     }
 
     Status run(const Workspace& workspace, const RunContext& context) {
@@ -63,17 +63,17 @@ class GroupedMatmulFinalizeRouting {
         if (row_sum_ != nullptr) sum_rows(workspace.threads());
 
         const IgemmKernels& kernels = igemm_kernels();
-        const int64_t panels = (n_ + igemm::columns - 1) / igemm::columns;
+        const int64_t span = weights_.panels_together() * igemm::columns;
         for (int64_t first = 0; first < experts_.used(); first += product_.batch_rows()) {
             const int64_t last = std::min(first + product_.batch_rows(), experts_.used());
             product_.pack(experts_, first, last);
             // A thread owns columns and walks experts and rows in ascending order: so the order of the additions to an
             // output row is that of the rows, whatever the number of threads.
-            parallel_ranges(workspace.threads(), panels, product_.panel_grain(last - first),
+            parallel_ranges(workspace.threads(), (n_ + span - 1) / span, product_.grain(last - first),
                             [&](int thread, int64_t begin, int64_t end) {
                                 experts_.for_each(first, last, [&](int64_t expert, int64_t from, int64_t to) {
-                                    for (int64_t panel = begin; panel < end; ++panel)
-                                        add_panel(kernels, rows, thread, expert, from, to, panel * igemm::columns);
+                                    for (int64_t item = begin; item < end; ++item)
+                                        add_columns(kernels, rows, thread, expert, from, to, item * span);
                                 });
                             });
         }
@@ -82,6 +82,8 @@ class GroupedMatmulFinalizeRouting {
     }
 
   private:
+    static constexpr int64_t most_panels = ExpertWeights::most_panels_together;
+
     Status check_present(Outputs outputs) const {
         MOE_TRY(required(args_.x, "x"));
         MOE_TRY(required(args_.w, "w"));
@@ -294,34 +296,48 @@ class GroupedMatmulFinalizeRouting {
         });
     }
 
-    void add_panel(const IgemmKernels& kernels, const RowKernels& rows, int thread, int64_t expert, int64_t begin,
-                   int64_t end, int64_t column) const {
-        const int64_t width = std::min(igemm::columns, n_ - column);
-        float scale[igemm::columns];
-        float bias[igemm::columns];
-        const auto widen = [&](const Tensor* tensor, const Input& input, float* target) {
-            const int64_t first = (expert * n_ + column) * moe_dtype_size(tensor->dtype);
-            widen_row(rows, tensor->dtype, input.data<char>() + first, target, width);
-        };
-        if (!weights_.int4()) widen(args_.scale, scale_, scale);
-        if (bias_) widen(args_.bias, bias_, bias);
-        const float* offset = offset_ ? offset_.data<float>() + expert * n_ + column : nullptr;
-        float* y = out_.data<float>() + column;
-        product_.for_each_tile(thread, expert, begin, end, &column, width, [&](int64_t row, int64_t count, float* v) {
+    // The panels from `column` on that are taken together.
+    void add_columns(const IgemmKernels& kernels, const RowKernels& rows, int thread, int64_t expert, int64_t begin,
+                     int64_t end, int64_t column) const {
+        PanelColumns columns[most_panels];
+        float scale[most_panels][igemm::columns];
+        float bias[most_panels][igemm::columns];
+        int64_t panels = 0;
+        for (; panels < weights_.panels_together() && column < n_; ++panels, column += igemm::columns) {
+            columns[panels] = {column, std::min(igemm::columns, n_ - column)};
+            const auto widen = [&](const Tensor* tensor, const Input& input, float* target) {
+                const int64_t first = (expert * n_ + column) * moe_dtype_size(tensor->dtype);
+                widen_row(rows, tensor->dtype, input.data<char>() + first, target, columns[panels].width);
+            };
+            if (!weights_.int4()) widen(args_.scale, scale_, scale[panels]);
+            if (bias_) widen(args_.bias, bias_, bias[panels]);
+        }
+        const auto take = [&](int64_t row, int64_t count, float* values) {
             const float* pertoken = pertoken_ ? pertoken_.data<float>() + row : nullptr;
             const float* logit = logit_ ? logit_.data<float>() + row : nullptr;
-            if (!weights_.int4()) {
-                kernels.combine(v, count, width, scale, bias_ ? bias : nullptr, pertoken, logit, target_ + row, y, n_);
-                return;
+            for (int64_t p = 0; p < panels; ++p, values += product_.tile_rows() * igemm::columns) {
+                float* y = out_.data<float>() + columns[p].first;
+                if (weights_.int4())
+                    add_int4(rows, expert, row, count, columns[p], values, bias[p], pertoken, logit, y);
+                else
+                    kernels.combine(values, count, columns[p].width, scale[p], bias_ ? bias[p] : nullptr, pertoken,
+                                    logit, target_ + row, y, n_);
             }
-            for (int64_t r = 0; r < count; ++r, v += igemm::columns) {
-                if (target_[row + r] < 0) continue;
-                rows.add(v, bias, width);
-                if (offset != nullptr) rows.add_scaled(v, offset, row_sum_[row + r], width);
-                const float factor = logit == nullptr ? pertoken[r] : pertoken[r] * logit[r];
-                rows.add_scaled(y + target_[row + r] * n_, v, factor, width);
-            }
-        });
+        };
+        product_.for_each_tile(thread, expert, begin, end, columns, panels, take);
+    }
+
+    void add_int4(const RowKernels& rows, int64_t expert, int64_t row, int64_t count, const PanelColumns& columns,
+                  float* values, const float* bias, const float* pertoken, const float* logit, float* y) const {
+        const float* offset = offset_ ? offset_.data<float>() + expert * n_ + columns.first : nullptr;
+        for (int64_t r = 0; r < count; ++r, values += igemm::columns) {
+            const int64_t target = target_[row + r];
+            if (target < 0) continue;
+            rows.add(values, bias, columns.width);
+            if (offset != nullptr) rows.add_scaled(values, offset, row_sum_[row + r], columns.width);
+            rows.add_scaled(y + target * n_, values, logit == nullptr ? pertoken[r] : pertoken[r] * logit[r],
+                            columns.width);
+        }
     }
 
     const Args args_;

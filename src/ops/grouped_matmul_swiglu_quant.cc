@@ -47,7 +47,8 @@ class GroupedMatmulSwigluQuant {
         output_offset_.book(args_.output_offset, "output_offset", ledger);
         experts_.book(args_.group_list, "group_list", args_.group_list_type, m_, ledger);
         if (m_ == 0) return;
-        product_.book(weights_, m_, k_, scale_blocks_, 2, half_ * static_cast<int64_t>(sizeof(float)), ledger);
+        product_.book(weights_, m_, k_, scale_blocks_, 2 * weights_.panels_together(),
+                      half_ * static_cast<int64_t>(sizeof(float)), ledger);
         activated_piece_ = ledger.book<float>("activated rows", product_.batch_rows() * half_);
     }
 
@@ -62,16 +63,16 @@ class GroupedMatmulSwigluQuant {
             product_.load(workspace, x_.data<int8_t>(), weights_.int4() ? weight_scale_.data<int64_t>() : nullptr,
                           2 * half_);
         activated_ = workspace.at<float>(activated_piece_);
-        const int64_t panels = (half_ + igemm::columns - 1) / igemm::columns;
+        const int64_t span = weights_.panels_together() * igemm::columns;
         const int threads = workspace.threads();
         for (int64_t first = 0; first < experts_.used(); first += product_.batch_rows()) {
             const int64_t last = std::min(first + product_.batch_rows(), experts_.used());
             product_.pack(experts_, first, last);
-            const int64_t grain = product_.panel_grain(last - first);
-            parallel_ranges(threads, panels, grain, [&](int thread, int64_t begin, int64_t end) {
+            const int64_t grain = product_.grain(last - first);
+            parallel_ranges(threads, (half_ + span - 1) / span, grain, [&](int thread, int64_t begin, int64_t end) {
                 experts_.for_each(first, last, [&](int64_t expert, int64_t from, int64_t to) {
-                    for (int64_t panel = begin; panel < end; ++panel)
-                        activate_panel(kernels, rows, thread, expert, from, to, first, panel * igemm::columns);
+                    for (int64_t item = begin; item < end; ++item)
+                        activate_columns(kernels, rows, thread, expert, from, to, first, item * span);
                 });
             });
             // All columns of these rows are there: each row gets its scale.
@@ -89,6 +90,8 @@ class GroupedMatmulSwigluQuant {
     }
 
   private:
+    static constexpr int64_t most_panels = 2 * ExpertWeights::most_panels_together;
+
     Status check_present(Outputs outputs) const {
         MOE_TRY(required(args_.x, "x"));
         MOE_TRY(required(args_.weight, "weight"));
@@ -179,41 +182,53 @@ class GroupedMatmulSwigluQuant {
         return dtype_in(*args_.group_list, "group_list", {MOE_INT64});
     }
 
-    void activate_panel(const IgemmKernels& kernels, const RowKernels& rows, int thread, int64_t expert, int64_t begin,
-                        int64_t end, int64_t batch_begin, int64_t column) const {
-        const int64_t width = std::min(igemm::columns, half_ - column);
-        const int64_t columns[] = {column, half_ + column};
+    // The pairs of panels from `column` on that are taken together: panel 2 p of the activated half, 2 p + 1 of the
+    // other, which begins anywhere in a tile.
+    void activate_columns(const IgemmKernels& kernels, const RowKernels& rows, int thread, int64_t expert,
+                          int64_t begin, int64_t end, int64_t batch_begin, int64_t column) const {
+        PanelColumns columns[most_panels];
         // What stands beyond the width is computed along with the rest and must be some number.
-        float scale[2][igemm::columns] = {};
-        float bias[2][igemm::columns] = {};
-        for (int p = 0; p < 2; ++p) {
-            const int64_t first = expert * 2 * half_ + columns[p];
-            if (weights_.int4())
-                std::copy_n(bias_.data<float>() + first, width, bias[p]);
-            else
-                widen_row(rows, args_.weight_scale->dtype,
-                          weight_scale_.data<char>() + first * moe_dtype_size(args_.weight_scale->dtype), scale[p],
-                          width);
+        float scale[most_panels][igemm::columns] = {};
+        float bias[most_panels][igemm::columns] = {};
+        int64_t panels = 0;
+        for (; panels < 2 * weights_.panels_together() && column < half_; column += igemm::columns) {
+            for (const int64_t half : {int64_t{0}, half_}) {
+                const int64_t width = std::min(igemm::columns, half_ - column);
+                const int64_t first = expert * 2 * half_ + half + column;
+                const Dtype dtype = args_.weight_scale->dtype;
+                columns[panels] = {half + column, width};
+                if (weights_.int4())
+                    std::copy_n(bias_.data<float>() + first, width, bias[panels]);
+                else
+                    widen_row(rows, dtype, weight_scale_.data<char>() + first * moe_dtype_size(dtype), scale[panels],
+                              width);
+                ++panels;
+            }
         }
         const int64_t panel_stride = product_.tile_rows() * igemm::columns;
-        product_.for_each_tile(thread, expert, begin, end, columns, width, [&](int64_t row, int64_t count, float* v) {
+        const auto take = [&](int64_t row, int64_t count, float* values) {
             const float* x_scale = x_scale_.data<float>() + row;
-            for (int p = 0; p < 2; ++p) {
-                float* values = v + p * panel_stride;
+            for (int64_t p = 0; p < panels; ++p) {
+                float* c = values + p * panel_stride;
                 if (!weights_.int4()) {
-                    kernels.dequantise(values, count, scale[p], x_scale);
+                    kernels.dequantise(c, count, scale[p], x_scale);
                     continue;
                 }
-                for (int64_t r = 0; r < count; ++r) {
-                    rows.add(values + r * igemm::columns, bias[p], igemm::columns);
-                    rows.scale(values + r * igemm::columns, x_scale[r], igemm::columns);
+                for (int64_t r = 0; r < count; ++r, c += igemm::columns) {
+                    rows.add(c, bias[p], igemm::columns);
+                    rows.scale(c, x_scale[r], igemm::columns);
                 }
             }
-            rows.silu(v, count * igemm::columns);
-            rows.multiply(v, v + panel_stride, count * igemm::columns);
-            for (int64_t r = 0; r < count; ++r)
-                std::copy_n(v + r * igemm::columns, width, activated_ + (row + r - batch_begin) * half_ + column);
-        });
+            for (int64_t p = 0; p < panels; p += 2) {
+                float* s = values + p * panel_stride;
+                rows.silu(s, count * igemm::columns);
+                rows.multiply(s, s + panel_stride, count * igemm::columns);
+                float* target = activated_ + (row - batch_begin) * half_ + columns[p].first;
+                for (int64_t r = 0; r < count; ++r)
+                    std::copy_n(s + r * igemm::columns, columns[p].width, target + r * half_);
+            }
+        };
+        product_.for_each_tile(thread, expert, begin, end, columns, panels, take);
     }
 
     void zero_undefined() const {

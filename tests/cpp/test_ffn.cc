@@ -1,7 +1,9 @@
 // npu_ffn through the C API: what Python cannot reach.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <random>
 
 #include "call.h"
@@ -269,6 +271,13 @@ TEST_CASE("formats") {
         (layer.*member).format = static_cast<moe_format>(4);
         CHECK(layer.check() == invalid);
     }
+    Layer layer;
+    layer.t_weight1.format = MOE_FORMAT_NZ;
+    layer.t_weight1.storage_rank = 5;
+    const int64_t storage[] = {3, 1, 1, 16, 8};
+    std::copy(std::begin(storage), std::end(storage), layer.t_weight1.storage_shape);
+    CHECK(layer.check() == invalid);
+    CHECK(last_message() == "weight1: storage format FRACTAL_NZ, needed ND");
     Quantised quantised;
     quantised.t_deq_scale2.format = MOE_FORMAT_NZ;
     CHECK(moe_ffn_check(&quantised.args) == invalid);

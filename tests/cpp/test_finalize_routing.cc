@@ -140,6 +140,32 @@ TEST_CASE("workspace") {
           MOE_ERROR_INVALID);
 }
 
+TEST_CASE("a plan that no plan step wrote") {
+    Layer layer;
+    for (const int32_t threads : {0, -1, INT32_MIN, 1025, INT32_MAX}) {
+        moe_plan plan = {};
+        plan.threads = threads;
+        CHECK(moe_finalize_routing_run(&layer.args, &plan, nullptr, 0, nullptr) == MOE_ERROR_INVALID);
+        CHECK(std::string(moe_last_error()->argument) == "plan");
+        CHECK(moe_last_error()->kind == MOE_KIND_RUNTIME);
+    }
+    CHECK(layer.out == std::vector<float>(6, -7.0f));
+}
+
+TEST_CASE("numbers that are no limits enforce nothing") {
+    Layer layer;
+    std::vector<uint16_t> halves(4, 0x3C00);
+    layer.t_scales = tensor(halves, MOE_FLOAT16, {2, 2});
+    const moe_limits before = moe_set_limits(MOE_LIMITS_ATLAS_A2);
+    CHECK(layer.check() == MOE_ERROR_INVALID);
+    for (const int number : {3, 7, 1 << 30, INT32_MAX}) {
+        CHECK(moe_set_limits(static_cast<moe_limits>(number)) != MOE_LIMITS_SEED);
+        CHECK(layer.check() == MOE_OK);
+        CHECK(moe_set_limits(MOE_LIMITS_NONE) == MOE_LIMITS_NONE);
+    }
+    moe_set_limits(before);
+}
+
 TEST_CASE("strided output") {
     Layer layer;
     std::vector<float> wide(12, -7.0f);

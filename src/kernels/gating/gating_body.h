@@ -16,7 +16,6 @@ namespace {
 // tree.
 constexpr int64_t lanes = 16;
 
-constexpr uint32_t quiet_nan = 0x7FC00000u;
 constexpr int32_t key_of_nan = key_of_nothing + 1;
 
 inline int32_t larger(int32_t a, int32_t b) {
@@ -171,8 +170,7 @@ void softmax_row(float* values, int64_t n) {
 
 void sigmoid_row(float* values, int64_t n) {
     for (int64_t i = 0; i < n; ++i) {
-        const float s = sigmoid_f32(values[i]);
-        values[i] = s == s ? s : float_of(quiet_nan);
+        values[i] = with_one_nan(sigmoid_f32(values[i]));
     }
 }
 

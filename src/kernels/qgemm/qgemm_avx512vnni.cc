@@ -8,20 +8,21 @@ namespace moe {
 namespace {
 
 struct Vector {
-    using Type = __m512i;
+    // Not the type of the intrinsics: GCC keeps an array of those in memory, beside every instruction.
+    typedef int32_t Type __attribute__((vector_size(64)));
     static constexpr int lanes = 16;
     // 24 sums, 2 vectors of weights, a pair: 27 of the 32 registers.
     static constexpr int tile_rows = 12;
     static constexpr int tile_vectors = 2;
 
-    static Type load(const int32_t* source) { return _mm512_loadu_si512(source); }
-    static void store(int32_t* target, Type value) { _mm512_storeu_si512(target, value); }
+    static Type load(const int32_t* source) { return (Type)_mm512_loadu_si512(source); }
+    static void store(int32_t* target, Type value) { _mm512_storeu_si512(target, (__m512i)value); }
     static Type pair(const int16_t* source) {
         int32_t both;
         std::memcpy(&both, source, sizeof both);
-        return _mm512_set1_epi32(both);
+        return (Type)_mm512_set1_epi32(both);
     }
-    static Type dot(Type c, Type a, Type w) { return _mm512_dpwssd_epi32(c, a, w); }
+    static Type dot(Type c, Type a, Type w) { return (Type)_mm512_dpwssd_epi32((__m512i)c, (__m512i)a, (__m512i)w); }
 };
 
 }  // namespace

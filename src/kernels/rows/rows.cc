@@ -29,7 +29,7 @@ void narrow_row(const RowKernels& kernels, Dtype dtype, const float* source, voi
         case MOE_BFLOAT16:
             return kernels.narrow_bf16(source, static_cast<uint16_t*>(target), n);
         default:
-            std::memcpy(target, source, static_cast<size_t>(n) * sizeof(float));
+            kernels.narrow_f32(source, static_cast<float*>(target), n);
     }
 }
 

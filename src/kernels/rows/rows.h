@@ -1,7 +1,8 @@
 // Operations on one row (or a piece of one): conversions, elementwise arithmetic, quantisation, activations.
 //
 // Ranges do not overlap unless they are the same. Every operation rounds on its own; results are identical on
-// every instruction set. `n` may be 0.
+// every instruction set, except that arithmetic on NaN gives any NaN: the conversions to the dtype of a result make
+// them one. `n` may be 0.
 #pragma once
 
 #include <cstdint>
@@ -13,9 +14,10 @@ namespace moe {
 struct RowKernels {
     void (*widen_f16)(const uint16_t* source, float* target, int64_t n);
     void (*widen_bf16)(const uint16_t* source, float* target, int64_t n);
-    // Round to nearest even.
+    // Round to nearest even. A NaN becomes the positive quiet one without payload; float32 is copied but for that.
     void (*narrow_f16)(const float* source, uint16_t* target, int64_t n);
     void (*narrow_bf16)(const float* source, uint16_t* target, int64_t n);
+    void (*narrow_f32)(const float* source, float* target, int64_t n);
 
     // target = target + source; target = target * factor; target = target * scalar
     void (*add)(float* target, const float* source, int64_t n);
@@ -26,7 +28,7 @@ struct RowKernels {
 
     // sum = sum + source, in double
     void (*add_to_double)(double* sum, const float* source, int64_t n);
-    // Round to nearest even; round to odd, after which a rounding to float16 or bfloat16 is as good as a single one.
+    // Round to nearest even, NaN as above; round to odd, after which a rounding to float16 or bfloat16 is as good as a single one.
     void (*narrow_double)(const double* source, float* target, int64_t n);
     void (*narrow_double_to_odd)(const double* source, float* target, int64_t n);
 
@@ -52,7 +54,7 @@ const RowKernels& row_kernels();
 
 // Widens a row of a floating dtype (float16, bfloat16, float32). For float32 it is a copy.
 void widen_row(const RowKernels& kernels, Dtype dtype, const void* source, float* target, int64_t n);
-// Rounds a row to a floating dtype.
+// Rounds a row to a floating dtype, as the narrow kernels do.
 void narrow_row(const RowKernels& kernels, Dtype dtype, const float* source, void* target, int64_t n);
 
 // Rounds a row of double once, to nearest even, to a floating dtype. `scratch` holds n values and is overwritten.

@@ -22,16 +22,25 @@ void widen_f16_row(const uint16_t* source, float* target, int64_t n) {
     for (; i < n; ++i) target[i] = widen_f16(source[i]);
 }
 
+// The instruction keeps the sign and payload of a NaN.
 void narrow_f16_row(const float* source, uint16_t* target, int64_t n) {
     int64_t i = 0;
 #if defined(__AVX512F__)
-    for (; i + 16 <= n; i += 16)
+    const __m512 nan = _mm512_set1_ps(float_of(quiet_nan));
+    for (; i + 16 <= n; i += 16) {
+        const __m512 values = _mm512_loadu_ps(source + i);
+        const __mmask16 is_nan = _mm512_cmp_ps_mask(values, values, _CMP_UNORD_Q);
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(target + i),
-                            _mm512_cvtps_ph(_mm512_loadu_ps(source + i), _MM_FROUND_TO_NEAREST_INT));
+                            _mm512_cvtps_ph(_mm512_mask_mov_ps(values, is_nan, nan), _MM_FROUND_TO_NEAREST_INT));
+    }
 #elif defined(__F16C__)
-    for (; i + 8 <= n; i += 8)
+    const __m256 nan = _mm256_set1_ps(float_of(quiet_nan));
+    for (; i + 8 <= n; i += 8) {
+        const __m256 values = _mm256_loadu_ps(source + i);
+        const __m256 is_nan = _mm256_cmp_ps(values, values, _CMP_UNORD_Q);
         _mm_storeu_si128(reinterpret_cast<__m128i*>(target + i),
-                         _mm256_cvtps_ph(_mm256_loadu_ps(source + i), _MM_FROUND_TO_NEAREST_INT));
+                         _mm256_cvtps_ph(_mm256_blendv_ps(values, nan, is_nan), _MM_FROUND_TO_NEAREST_INT));
+    }
 #endif
     for (; i < n; ++i) target[i] = narrow_f16(source[i]);
 }
@@ -42,6 +51,10 @@ void widen_bf16_row(const uint16_t* source, float* target, int64_t n) {
 
 void narrow_bf16_row(const float* source, uint16_t* target, int64_t n) {
     for (int64_t i = 0; i < n; ++i) target[i] = narrow_bf16(source[i]);
+}
+
+void narrow_f32_row(const float* source, float* target, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) target[i] = with_one_nan(source[i]);
 }
 
 void add_row(float* target, const float* source, int64_t n) {
@@ -65,7 +78,7 @@ void add_to_double_row(double* sum, const float* source, int64_t n) {
 }
 
 void narrow_double_row_to_nearest(const double* source, float* target, int64_t n) {
-    for (int64_t i = 0; i < n; ++i) target[i] = static_cast<float>(source[i]);
+    for (int64_t i = 0; i < n; ++i) target[i] = with_one_nan(static_cast<float>(source[i]));
 }
 
 void narrow_double_row_to_odd(const double* source, float* target, int64_t n) {
@@ -110,6 +123,7 @@ const RowKernels MOE_ROWS_TABLE = {
     widen_bf16_row,
     narrow_f16_row,
     narrow_bf16_row,
+    narrow_f32_row,
     add_row,
     multiply_row,
     scale_row,
