@@ -21,11 +21,11 @@ cdef extern from "moe_native/format.h" nogil:
         const moe_format_cast_args*, const moe_plan*, void*, uint64_t, const moe_run_options*)
 
 
-cdef cnp.ndarray empty_storage(const moe_tensor* stored):
-    """A new array whose memory starts a cache line, so that no row of a tile that kernels load crosses one."""
+cdef cnp.ndarray empty_aligned(const moe_tensor* needed):
+    """A new array that starts with a cache line: no row of a tile crosses one, and whole lines are written."""
     cdef int d
-    shape = tuple([stored.shape[d] for d in range(stored.rank)])
-    dtype = np.dtype(cnp.PyArray_DescrFromType(type_number_of(stored.dtype)))
+    shape = tuple([needed.shape[d] for d in range(needed.rank)])
+    dtype = np.dtype(cnp.PyArray_DescrFromType(type_number_of(needed.dtype)))
     memory = np.empty(math.prod(shape) * dtype.itemsize + 64, np.uint8)
     cdef uintptr_t address = <uintptr_t>cnp.PyArray_DATA(memory)
     return np.ndarray(shape, dtype, memory, <Py_ssize_t>(-address % 64))
@@ -46,7 +46,7 @@ def nd_to_nz(value, c0, out):
     stored.format = MOE_FORMAT_ND
     stored.rank = needed.storage_rank
     memcpy(stored.shape, needed.storage_shape, sizeof(stored.shape))
-    args.out = call.output("the storage", empty_storage(&stored) if out is None else out, &stored)
+    args.out = call.output("the storage", empty_aligned(&stored) if out is None else out, &stored)
     needed.data = args.out.data
     args.out = &needed
     call.run(<plan_function>moe_format_cast_plan, <run_function>moe_format_cast_run, &args, out is None)
@@ -62,7 +62,7 @@ def nz_to_nd(value, out):
     args.input = call.matrix("input", value)
     args.acl_format = MOE_FORMAT_ND
     fail_if(moe_format_cast_shapes(&args, &needed))
-    args.out = call.output("the result", out, &needed)
+    args.out = call.output("the result", empty_aligned(&needed) if out is None else out, &needed)
     call.run(<plan_function>moe_format_cast_plan, <run_function>moe_format_cast_run, &args, out is None)
     return call.array_of(0)
 

@@ -107,11 +107,6 @@ Status optional(const Tensor* tensor, const char* name) {
     return tensor == nullptr ? static_cast<Status>(MOE_OK) : well_formed(*tensor, name);
 }
 
-Status is_plain(const Tensor* tensor, const char* name) {
-    if (tensor == nullptr || tensor->format == MOE_FORMAT_ND) return MOE_OK;
-    return fail(MOE_ERROR_INVALID, Kind::value, name, "storage format 29 (FRACTAL_NZ), needed 2 (ND)");
-}
-
 Status has_data(const Tensor* tensor, const char* name) {
     if (tensor != nullptr && tensor->data == nullptr && element_count(*tensor) > 0)
         return fail(MOE_ERROR_NULL, Kind::missing, name, "no memory behind %s", describe(*tensor).text);

@@ -38,9 +38,6 @@ Status required(const Tensor* tensor, const char* name, Status null_status = MOE
 // As `required`, but null is fine.
 Status optional(const Tensor* tensor, const char* name);
 
-// In MOE_FORMAT_ND, for operators that know no other; null is fine. The tensor must have passed one of the above.
-Status is_plain(const Tensor* tensor, const char* name);
-
 // Memory is there when the tensor has elements: for the run step.
 Status has_data(const Tensor* tensor, const char* name);
 

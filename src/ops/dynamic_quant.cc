@@ -77,13 +77,7 @@ class DynamicQuant {
             MOE_TRY(required(args_.scale, "scale"));
         }
         MOE_TRY(optional(args_.smooth_scales, "smooth_scales"));
-        MOE_TRY(optional(args_.group_index, "group_index"));
-        MOE_TRY(is_plain(args_.input, "input"));
-        MOE_TRY(is_plain(args_.smooth_scales, "smooth_scales"));
-        MOE_TRY(is_plain(args_.group_index, "group_index"));
-        if (outputs == Outputs::ignored) return MOE_OK;
-        MOE_TRY(is_plain(args_.y, "y"));
-        return is_plain(args_.scale, "scale");
+        return optional(args_.group_index, "group_index");
     }
 
     Status check_dtypes(Outputs outputs) const {
