@@ -14,12 +14,15 @@ _FLOAT32 = 0
 
 def _output_dtype(dtype: Any) -> int:
     """The number that stands for float32, which is all there is."""
-    if dtype is None or (isinstance(dtype, int) and not isinstance(dtype, bool) and dtype == _FLOAT32):
+    if dtype is None:
         return _FLOAT32
-    try:
-        is_float32 = not isinstance(dtype, int) and np.dtype(dtype) == np.float32
-    except TypeError:
-        is_float32 = str(dtype) == "torch.float32"
+    if isinstance(dtype, int | np.integer):
+        is_float32 = not isinstance(dtype, bool) and int(dtype) == _FLOAT32
+    else:
+        try:
+            is_float32 = np.dtype(dtype) == np.float32
+        except (TypeError, ValueError, SyntaxError):  # what NumPy raises, by what it cannot make a dtype of
+            is_float32 = str(dtype) == "torch.float32"
     if not is_float32:
         raise ValueError(f"npu_grouped_matmul_finalize_routing: dtype: {dtype!r}, needed None, 0 or float32")
     return _FLOAT32
@@ -62,7 +65,7 @@ def npu_grouped_matmul_finalize_routing(
     w : array or NzArray, int8 or int32
         Weights. int8: ``npu_format_cast(w, 29)`` of an (e, k, n) array, its storage (e, ceil(n / 32), ceil(k / 16),
         16, 32), or the (e, k, n) array itself, with equal results. int32: eight int4 along n each, low nibble
-        first, (e, k, n / 8), likewise.
+        first, (e, k, ceil(n / 8)), likewise.
     group_list : array (e,), int64
         Rows of each expert (`group_list_type` 1) or their cumulative ends (0). Rows of x past the last one are
         ignored, whatever they and their `row_index` hold.
@@ -190,7 +193,7 @@ def npu_grouped_matmul_swiglu_quant(
     weight : array or NzArray, int8 or int32
         Weights of e experts. int8: ``npu_format_cast(w, 29)`` of an (e, k, n) array, its storage (e, ceil(n / 32),
         ceil(k / 16), 16, 32), or the (e, k, n) array itself, with equal results. int32: eight int4 along n each,
-        low nibble first, (e, k, n / 8), likewise.
+        low nibble first, (e, k, ceil(n / 8)), likewise.
     group_list : array (length,), int64 or int32, length <= e
         Cumulative ends of the rows of each expert (`group_list_type` 0), or their number (1). Rows of x past the
         last one are not computed.

@@ -303,7 +303,10 @@ cdef class Call:
     cdef double real(self, str name, object value) except? -1.0:
         if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
             raise TypeError(f"{self.op}: {name}: {type(value).__name__}, needed a float")
-        return value
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError(f"{self.op}: {name}: an int too large for a float") from None
 
 
 cdef int fail_if(moe_status status) except -1:
