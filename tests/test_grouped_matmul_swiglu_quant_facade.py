@@ -156,6 +156,27 @@ def test_int4_near_oracle(seed, m, k, n, e, blocks):
         assert_same_results(swiglu_quant(**(arguments | {"weight": form})), seen)
 
 
+@pytest.mark.parametrize("blocks", [None, 1, 3])
+@pytest.mark.parametrize(("k", "n"), [(3, 2), (48, 66), (129, 130)])
+def test_int4_equals_sequential_float32(k, n, blocks):
+    """The activated half is above 104, where exp(-a) is lost in 1 + exp(-a): so silu(a) is a, and no exp is needed."""
+    rng = np.random.default_rng(k)
+    arguments, w = example(rng, 30, k, n, 3, 28, int4=True, blocks=blocks)
+    arguments["weight_scale"] = bits_as_int64(rng.uniform(0.5, 1.5, arguments["weight_scale"].shape) / k)
+    arguments["x_scale"] = rng.uniform(1, 2, 30).astype(F32)
+    arguments["bias"][:, : n // 2] += 2000
+    output, output_scale, _ = swiglu_quant(**arguments)
+    for g, (begin, end) in enumerate(oracle.row_ranges(arguments["group_list"], 0)):
+        scale = oracle.float_bits(arguments["weight_scale"][g]).reshape(-1, n)
+        c = oracle.int4_product(arguments["x"][begin:end], w[g], scale).astype(F32) + arguments["bias"][g]
+        c = c * arguments["x_scale"][begin:end, None]
+        assert (c[:, : n // 2] > 104).all()
+        s = c[:, : n // 2] * c[:, n // 2 :]
+        needed = np.abs(s).max(1) / F32(127)
+        assert_same_bits(output_scale[begin:end], needed)
+        assert_same_bits(output[begin:end], np.rint(s / needed[:, None]).clip(-128, 127).astype(np.int8))
+
+
 def int8_forms(w):
     """The same weight in every form the operator takes."""
     dirty = to_tiles(w, 32, padding=127)
@@ -315,19 +336,19 @@ def test_exponents_overflow_to_no_nan(value):
     assert np.isfinite(scale[0])
 
 
-@pytest.mark.parametrize("exponent", range(-149, -120))
-def test_subnormal_scales_clamp(exponent):
-    """x / (max / 127) passes 127 when the quotient of the largest is rounded down far: it clamps."""
-    rng = np.random.default_rng(9)
-    arguments, _ = example(rng, e=1, used=9)
-    arguments["weight_scale"][:, :20] = 100  # silu is about the identity or nothing
-    arguments["weight_scale"][:, 20:] = 2.0**exponent
-    arguments["x_scale"] = np.ones(9, F32)
-    output, scale, _ = swiglu_quant(**arguments)
-    assert (np.abs(output.astype(int)) <= 128).all()
-    assert ((scale == 0) == (output == 0).all(1)).all()
-    largest = np.where(scale == 0, 0, np.abs(output.astype(int)).max(1))
-    assert ((largest >= 84) | (scale == 0)).all()  # no wrap: half a unit of the smallest scale at most
+@pytest.mark.parametrize("largest", [6, 21, 22, 42, 43, 63, 64, 85, 106, 127])
+def test_subnormal_scales_clamp(largest):
+    """A subnormal scale that was rounded down far makes quotients of up to 190: they clamp, to 127 and to -128."""
+    activated = np.array([largest, largest, 6, largest // 2 + 6], np.int8)  # times 3, where silu(a) is a
+    gate = np.array([1, -1, 1, -1], np.int8)  # times the smallest subnormal
+    weight_scale = np.array([[3] * 4 + [2.0**-149] * 4], F32)
+    weight = np.concatenate([activated, gate]).reshape(1, 1, 8)
+    output, scale, _ = swiglu_quant(np.ones((1, 1), np.int8), weight, np.array([1]), weight_scale, np.ones(1, F32))
+    s = 3 * activated.astype(F32) * gate * F32(2.0**-149)
+    needed = np.abs(s).max() / F32(127)
+    assert_same_bits(scale, needed.reshape(1))
+    codes = np.zeros(4) if needed == 0 else np.rint(s / needed).clip(-128, 127)
+    assert_same_bits(output, codes.astype(np.int8)[None])
 
 
 def test_signs_of_scales():
