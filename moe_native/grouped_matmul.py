@@ -57,7 +57,7 @@ def npu_grouped_matmul_finalize_routing(
     w : array or NzArray, int8 or int32
         Weights. int8: ``npu_format_cast(w, 29)`` of an (e, k, n) array, its storage (e, ceil(n / 32), ceil(k / 16),
         16, 32), or the (e, k, n) array itself, with equal results. int32: eight int4 along n each, low nibble
-        first, (e, k, n / 8), likewise.
+        first, (e, k, ceil(n / 8)), likewise.
     group_list : array (e,), int64
         Rows of each expert (`group_list_type` 1) or their cumulative ends (0). Rows of x past the last one are
         ignored, whatever they and their `row_index` hold.
@@ -185,7 +185,7 @@ def npu_grouped_matmul_swiglu_quant(
     weight : array or NzArray, int8 or int32
         Weights of e experts. int8: ``npu_format_cast(w, 29)`` of an (e, k, n) array, its storage (e, ceil(n / 32),
         ceil(k / 16), 16, 32), or the (e, k, n) array itself, with equal results. int32: eight int4 along n each,
-        low nibble first, (e, k, n / 8), likewise.
+        low nibble first, (e, k, ceil(n / 8)), likewise.
     group_list : array (length,), int64 or int32, length <= e
         Cumulative ends of the rows of each expert (`group_list_type` 0), or their number (1). Rows of x past the
         last one are not computed.

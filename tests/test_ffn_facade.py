@@ -390,6 +390,21 @@ def test_output_dtype_matters_only_to_int8():
     assert_same_bits(npu_ffn(**QUANT, output_dtype="float16"), npu_ffn(**QUANT))
 
 
+def test_output_dtype_of_torch():
+    class TorchDtype:
+        def __init__(self, name):
+            self.name = name
+
+        def __repr__(self):
+            return f"torch.{self.name}"
+
+    assert npu_ffn(**QUANT, output_dtype=TorchDtype("float16")).dtype == F16
+    quant = QUANT | DEQ_BF16
+    assert npu_ffn(**quant, output_dtype=TorchDtype("bfloat16")).dtype == bfloat16
+    with pytest.raises(TypeError, match="output_dtype: torch.float32, needed float16 or bfloat16"):
+        npu_ffn(**QUANT, output_dtype=TorchDtype("float32"))
+
+
 @pytest.mark.parametrize("experts", [0, 2])
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_degenerate_sizes(scenario, experts):
@@ -412,6 +427,14 @@ def test_degenerate_sizes(scenario, experts):
     assert_same_bits(y, round_to(bias.astype(F32), y.dtype)[of_row])
     arguments, y = result(k1=0)
     assert_within_bounds(arguments)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_rows_without_columns_cost_nothing(scenario):
+    """They take no memory, so there can be more of them than a loop ever gets through."""
+    arguments = example(rng(22), scenario, k1=0, k2=0, n2=0)
+    x = np.empty((2**50, 0), arguments["x"].dtype)
+    assert npu_ffn(**arguments | {"x": x}).shape == (2**50, 0)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -706,6 +729,15 @@ REFUSED = {
     "deq scales int32": (both(QUANT, "deq", np.ones(2, np.int32)), TypeError, 161002, "deq_scale1: dtype int32"),
     "output_dtype float32": (QUANT | {"output_dtype": F32}, TypeError, 161002, "output_dtype: float32, needed"),
     "output_dtype int8": (QUANT | {"output_dtype": I8}, TypeError, 161002, "output_dtype: int8, needed"),
+    **{
+        f"output_dtype {value!r}": (
+            QUANT | {"output_dtype": value},
+            TypeError,
+            None,
+            "output_dtype: .*, needed float16",
+        )
+        for value in ("half a float", 1, "f2,,", ("f2", -1))
+    },
     "output_dtype complex": (QUANT | {"output_dtype": complex}, TypeError, None, "output_dtype: .*complex"),
     "float32 deq scale, scale per column": (
         QUANT | {"scale": single(1, 2)},

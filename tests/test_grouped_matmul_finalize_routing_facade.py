@@ -212,8 +212,8 @@ def int4_forms(words):
 def test_every_form_of_the_weight_gives_the_same_bits(k, n):
     arguments, _ = example(np.random.default_rng(k), k=k, n=n)
     needed = combine(**arguments)
-    for name, form in int8_forms(arguments["w"]).items():
-        assert_same_bits(combine(**(arguments | {"w": form})), needed), name
+    for form in int8_forms(arguments["w"]).values():
+        assert_same_bits(combine(**(arguments | {"w": form})), needed)
 
 
 def test_int4_in_two_nibbles_of_int8():
@@ -262,6 +262,15 @@ def test_any_length_of_k(int4):
     needed = model(**(arguments | {"w": w}))
     assert np.isfinite(needed).all()
     assert_same_bits(combine(**arguments), needed)
+
+
+@pytest.mark.parametrize("int4", [False, True])
+def test_many_rows_and_long_k(int4):
+    """More rows of an expert than keep their sums at a time, more of k than one panel of weights holds."""
+    rng = np.random.default_rng(25)
+    arguments, w = example(rng, m=410, k=8300, n=35, e=2, batch=5, shared=0, int4=int4)
+    arguments["group_list"] = np.array([399, 11])
+    assert_same_bits(combine(**arguments), model(**(arguments | {"w": w})))
 
 
 def test_unused_rows_are_not_looked_at():
@@ -432,6 +441,8 @@ REFUSED = {
     "dtype 1": ({"dtype": 1}, ValueError, None, "dtype: 1, needed None, 0 or float32"),
     "dtype float16": ({"dtype": np.float16}, ValueError, None, "dtype: .*float16.*, needed None"),
     "dtype bool": ({"dtype": False}, ValueError, None, "dtype: False"),
+    "dtype malformed": ({"dtype": "f4,,"}, ValueError, None, "dtype: 'f4,,', needed None"),
+    "dtype tuple": ({"dtype": ("f4", -1)}, ValueError, None, "dtype: .'f4', -1., needed None"),
     "dtype text": ({"dtype": "half a float"}, ValueError, None, "dtype: 'half a float'"),
     "group_list_type 2": ({"group_list_type": 2}, ValueError, 161002, "group_list_type: 2, needed 0"),
     "group_list_type None": ({"group_list_type": None}, ValueError, None, "group_list_type: None"),
@@ -471,6 +482,7 @@ REFUSED = {
     "shared offset -1": ({"shared_input_offset": -1}, ValueError, 161002, "shared_input_offset: -1"),
     "offset alone": ({"shared_input": None, "shared_input_offset": 5}, ValueError, 161002, "5, needed 0 to 4"),
     "offset float": ({"shared_input_offset": 1.0}, TypeError, None, "shared_input_offset: float"),
+    "weight huge": ({"shared_input_weight": 10**400}, ValueError, None, "shared_input_weight: an int too large"),
     "weight text": ({"shared_input_weight": "1"}, TypeError, None, "shared_input_weight: str"),
     "output_bs above m": ({"output_bs": 10}, ValueError, 161002, "output_bs: 10, needed 0 to the 9 rows"),
     "output_bs -1": ({"output_bs": -1}, ValueError, 161002, "output_bs: -1"),

@@ -76,7 +76,7 @@ typedef struct moe_grouped_matmul_finalize_routing_args {
     moe_tensor* out;
 } moe_grouped_matmul_finalize_routing_args;
 
-/* Null tensors, and logit missing beside a shared input or pertoken_scale beside int4: 161001. All else: 161002. */
+/* Null tensors, and logit missing beside a shared input, bias or pertoken_scale beside int4: 161001. All else: 161002. */
 MOE_API moe_status moe_grouped_matmul_finalize_routing_shapes(const moe_grouped_matmul_finalize_routing_args* args,
                                                               moe_tensor outputs[1]);
 MOE_API moe_status moe_grouped_matmul_finalize_routing_check(const moe_grouped_matmul_finalize_routing_args* args);

@@ -42,6 +42,20 @@ cdef object token_array(Call call, str name, object value):
     return np.array([call.integer(name, number) for number in value], np.int64)
 
 
+cdef moe_dtype result_dtype(Call call, str name, object value) except? MOE_UNDEFINED:
+    """The core's number of what NumPy takes for a dtype, or of torch's; None: MOE_UNDEFINED."""
+    if value is None:
+        return MOE_UNDEFINED
+    known = {"torch.float16": np.float16, "torch.bfloat16": ml_dtypes.bfloat16}.get(str(value), value)
+    try:
+        dtype = dtype_of(np.empty(0, known))
+    except (TypeError, ValueError, SyntaxError):  # what NumPy raises, by what it cannot make a dtype of
+        dtype = MOE_UNDEFINED
+    if dtype == MOE_UNDEFINED:
+        raise TypeError(f"{call.op}: {name}: {value!r}, needed float16 or bfloat16")
+    return dtype
+
+
 def ffn(x, weight1, weight2, activation, expert_tokens, expert_tokens_index, bias1, bias2, scale, offset, deq_scale1,
         deq_scale2, antiquant_scale1, antiquant_scale2, antiquant_offset1, antiquant_offset2, inner_precise,
         output_dtype, out):
@@ -75,11 +89,7 @@ def ffn(x, weight1, weight2, activation, expert_tokens, expert_tokens_index, bia
     args.antiquant_offset1 = call.input("antiquant_offset1", antiquant_offset1)
     args.antiquant_offset2 = call.input("antiquant_offset2", antiquant_offset2)
     args.inner_precise = call.integer("inner_precise", inner_precise)
-    args.output_dtype = MOE_UNDEFINED
-    if output_dtype is not None and deq_scale1 is not None:
-        args.output_dtype = dtype_of(np.empty(0, output_dtype))
-        if args.output_dtype == MOE_UNDEFINED:
-            raise TypeError(f"npu_ffn: output_dtype: {output_dtype}, needed float16 or bfloat16")
+    args.output_dtype = result_dtype(call, "output_dtype", None if deq_scale1 is None else output_dtype)
     args.y = NULL
     fail_if(moe_ffn_shapes(&args, &shape))
     args.y = call.output("the result", out, &shape)

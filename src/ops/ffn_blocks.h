@@ -44,6 +44,8 @@ void for_each_ffn_block(int threads, const int64_t* ends, int64_t experts, int64
                         Body&& body) {
     // Converting the weights of a panel costs about as much as this many rows do.
     constexpr int64_t panel_cost = 8;
+    // Without columns rows take no memory: there may be more of them than can be counted off.
+    if (columns == 0) return;
     const int64_t panels = divide_up(columns, panel);
     const auto for_each_part = [&](auto&& visit) {
         for (int64_t e = 0, first = 0; e < experts; first = ends[e], ++e) {

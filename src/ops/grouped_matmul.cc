@@ -59,7 +59,9 @@ Status ExpertRows::load(const Workspace& workspace, const RunContext& context) {
         const int64_t value = entry(expert);
         const int64_t lowest = type_ == counts ? 0 : row;
         const int64_t highest = type_ == counts ? rows_ - row : rows_;
-        if (value < lowest || value > highest) MOE_TRY(context.bad_data(name_, expert, value, needed()));
+        // The whole list is looked at for the message: not for every entry that is skipped.
+        if (value < lowest || value > highest)
+            MOE_TRY(context.bad_data(name_, expert, value, context.skips_bad_data() ? "" : needed()));
         row = (type_ == counts ? row : 0) + std::clamp(value, lowest, highest);
         ends_[expert] = row;
     }
@@ -128,7 +130,7 @@ Status ExpertWeights::resolve_tiles(const Tensor& tensor, int64_t k, int64_t n) 
                     static_cast<long long>(n1), static_cast<long long>(n));
     if (stored)
         MOE_TRY(shape_is(tensor, name_, {experts_, k, ceil_div(n, packing)},
-                         packing == 1 ? "(experts, k, n)" : "(experts, k, n / 8)", MOE_ERROR_INVALID));
+                         packing == 1 ? "(experts, k, n)" : "(experts, k, ceil(n / 8))", MOE_ERROR_INVALID));
     // NZ storage and packed int4 lie without gaps.
     const bool strided = !stored && tensor.dtype != MOE_INT4;
     int64_t stride[5];
@@ -148,7 +150,7 @@ Status ExpertWeights::resolve_tiles(const Tensor& tensor, int64_t k, int64_t n) 
 Status ExpertWeights::resolve_plain(const Tensor& tensor, int64_t k, int64_t n) {
     const int64_t packing = tensor.dtype == MOE_INT32 ? 8 : 1;
     MOE_TRY(shape_is(tensor, name_, {-1, k, ceil_div(n, packing)},
-                     packing == 1 ? "(experts, k, n)" : "(experts, k, n / 8)", MOE_ERROR_INVALID));
+                     packing == 1 ? "(experts, k, n)" : "(experts, k, ceil(n / 8))", MOE_ERROR_INVALID));
     experts_ = tensor.shape[0];
     if (tensor.dtype == MOE_INT4 && n % 2 != 0)
         return fail(MOE_ERROR_INVALID, Kind::shape, name_, "%lld columns of int4, needed an even number",

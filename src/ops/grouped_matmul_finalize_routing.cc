@@ -1,6 +1,6 @@
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
+#include <utility>
 
 #include "moe_native/grouped_matmul.h"
 #include "ops/grouped_matmul.h"
@@ -95,6 +95,11 @@ class GroupedMatmulFinalizeRouting {
         MOE_TRY(optional(args_.pertoken_scale, "pertoken_scale"));
         MOE_TRY(optional(args_.shared_input, "shared_input"));
         MOE_TRY(optional(args_.logit, "logit"));
+        if (args_.w->dtype == MOE_INT32 || args_.w->dtype == MOE_INT4)
+            for (const auto& [tensor, argument] :
+                 {std::pair{args_.bias, "bias"}, std::pair{args_.pertoken_scale, "pertoken_scale"}})
+                if (tensor == nullptr)
+                    return fail(MOE_ERROR_NULL, Kind::value, argument, "missing, needed with an int4 weight");
         // The first documents know a call without both, later ones do not.
         if (args_.logit == nullptr && (args_.shared_input != nullptr || limits() == MOE_LIMITS_ATLAS_A2))
             return fail(MOE_ERROR_NULL, Kind::value, "logit", "missing, needed %s",
@@ -142,16 +147,12 @@ class GroupedMatmulFinalizeRouting {
             else
                 MOE_TRY(dtype_in(*args_.bias, "bias", {MOE_FLOAT32, MOE_BFLOAT16}));
             MOE_TRY(shape_is(*args_.bias, "bias", {experts, n_}, "(experts, n)", MOE_ERROR_INVALID));
-        } else if (int4) {
-            return fail(MOE_ERROR_NULL, Kind::value, "bias", "missing, needed with an int4 weight");
         }
         if (args_.offset != nullptr) {
             if (!int4) return fail(MOE_ERROR_INVALID, Kind::value, "offset", "given, needed none with an int8 weight");
             MOE_TRY(dtype_in(*args_.offset, "offset", {MOE_FLOAT32}));
             MOE_TRY(shape_is(*args_.offset, "offset", {experts, 1, n_}, "(experts, 1, n)", MOE_ERROR_INVALID));
         }
-        if (int4 && args_.pertoken_scale == nullptr)
-            return fail(MOE_ERROR_NULL, Kind::value, "pertoken_scale", "missing, needed with an int4 weight");
         return MOE_OK;
     }
 

@@ -100,6 +100,8 @@ class GroupedMatmulSwigluQuant {
         MOE_TRY(required(args_.x_scale, "x_scale"));
         MOE_TRY(optional(args_.bias, "bias"));
         MOE_TRY(optional(args_.offset, "offset"));
+        if (args_.bias == nullptr && (args_.weight->dtype == MOE_INT32 || args_.weight->dtype == MOE_INT4))
+            return fail(MOE_ERROR_NULL, Kind::value, "bias", "missing, needed with an int4 weight");
         if (outputs == Outputs::ignored) return MOE_OK;
         MOE_TRY(required(args_.output, "output"));
         MOE_TRY(required(args_.output_scale, "output_scale"));
@@ -160,8 +162,6 @@ class GroupedMatmulSwigluQuant {
             return args_.bias == nullptr
                        ? static_cast<Status>(MOE_OK)
                        : fail(MOE_ERROR_INVALID, Kind::value, "bias", "given, needed none with an int8 weight");
-        if (args_.bias == nullptr)
-            return fail(MOE_ERROR_NULL, Kind::value, "bias", "missing, needed with an int4 weight");
         MOE_TRY(dtype_in(*args_.bias, "bias", {MOE_FLOAT32}));
         return shape_is(*args_.bias, "bias", {experts, n}, "(experts, n)", MOE_ERROR_INVALID);
     }

@@ -193,6 +193,10 @@ TEST_CASE("int4 needs bias and pertoken_scale") {
         Layer4 layer;
         layer.args.*member = nullptr;
         CHECK(layer.run() == MOE_ERROR_NULL);
+        // What is missing comes before what is wrong.
+        layer.args.dtype = 1;
+        layer.t_x.rank = 3;
+        CHECK(layer.run() == MOE_ERROR_NULL);
     }
 }
 

@@ -182,6 +182,16 @@ TEST_CASE("null pointers") {
     }
 }
 
+TEST_CASE("int4 needs a bias, whatever else is wrong") {
+    Layer layer;
+    layer.t_weight.dtype = MOE_INT4;
+    layer.t_x.rank = 3;
+    CHECK(layer.check() == MOE_ERROR_NULL);
+    CHECK(std::string(moe_last_error()->argument) == "bias");
+    layer.t_weight.dtype = MOE_FLOAT16;
+    CHECK(layer.check() == MOE_ERROR_INVALID);
+}
+
 TEST_CASE("outputs of another dtype or shape") {
     Layer layer;
     layer.t_output = tensor(layer.output, MOE_UINT8, {6, 4});
@@ -250,4 +260,20 @@ TEST_CASE("bad row ends are rejected before anything is written, or skipped and 
         CHECK(std::equal(layer.output.begin(), layer.output.begin() + 4 * 4, needed.output.begin()));
         CHECK(layer.output_scale[4] == -7.0f);
     }
+}
+
+TEST_CASE("many bad row ends are skipped in one pass") {
+    constexpr int64_t experts = int64_t{1} << 20;
+    Layer layer(6, 1, 2);
+    std::vector<int64_t> list(experts, -1);
+    std::vector<int8_t> weight(2 * experts);
+    std::vector<float> weight_scale(2 * experts, 1.0f);
+    layer.t_group_list = tensor(list, MOE_INT64, {experts});
+    layer.t_weight = tensor(weight, MOE_INT8, {experts, 1, 2});
+    layer.t_weight_scale = tensor(weight_scale, MOE_FLOAT32, {experts, 2});
+    moe_data_report report;
+    const moe_run_options options{MOE_DATA_SKIP, MOE_UNDEFINED_KEEP, &report};
+    CHECK(layer.run(&options) == MOE_OK);
+    CHECK(report.count == experts);
+    CHECK(layer.untouched());
 }

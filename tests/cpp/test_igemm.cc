@@ -33,7 +33,7 @@ std::vector<int8_t> random_bytes(int64_t n, unsigned seed) {
     return bytes;
 }
 
-// Packed on both sides into memory that is exactly as large as promised, at an odd address, between guard bytes.
+// Memory for a packed operand, exactly as large as promised, between guard bytes.
 struct Packed {
     static constexpr size_t guard = 64;
     std::vector<unsigned char> memory;
