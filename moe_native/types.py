@@ -39,5 +39,5 @@ def as_dtype(value: Any) -> np.dtype[Any] | None:
     name = str(value)  # "torch.bfloat16"; "bfloat16" is a name that ml_dtypes has given NumPy
     try:
         return np.dtype(name.removeprefix("torch.") if name.startswith("torch.") else value)
-    except TypeError:
+    except (TypeError, ValueError, SyntaxError):  # what NumPy raises, by what it cannot make a dtype of
         return None

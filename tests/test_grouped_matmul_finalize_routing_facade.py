@@ -482,7 +482,7 @@ REFUSED = {
     "shared offset -1": ({"shared_input_offset": -1}, ValueError, 161002, "shared_input_offset: -1"),
     "offset alone": ({"shared_input": None, "shared_input_offset": 5}, ValueError, 161002, "5, needed 0 to 4"),
     "offset float": ({"shared_input_offset": 1.0}, TypeError, None, "shared_input_offset: float"),
-    "weight huge": ({"shared_input_weight": 10**400}, ValueError, None, "shared_input_weight: an int too large"),
+    "weight huge": ({"shared_input_weight": 10**400}, ValueError, None, "shared_input_weight: an int beyond the range"),
     "weight text": ({"shared_input_weight": "1"}, TypeError, None, "shared_input_weight: str"),
     "output_bs above m": ({"output_bs": 10}, ValueError, 161002, "output_bs: 10, needed 0 to the 9 rows"),
     "output_bs -1": ({"output_bs": -1}, ValueError, 161002, "output_bs: -1"),
