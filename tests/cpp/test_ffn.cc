@@ -277,7 +277,7 @@ TEST_CASE("formats") {
     const int64_t storage[] = {3, 1, 1, 16, 8};
     std::copy(std::begin(storage), std::end(storage), layer.t_weight1.storage_shape);
     CHECK(layer.check() == invalid);
-    CHECK(last_message() == "weight1: storage format FRACTAL_NZ, needed ND");
+    CHECK(last_message() == "weight1: storage format 29, needed 2 (ND)");
     Quantised quantised;
     quantised.t_deq_scale2.format = MOE_FORMAT_NZ;
     CHECK(moe_ffn_check(&quantised.args) == invalid);
