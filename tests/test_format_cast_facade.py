@@ -88,7 +88,7 @@ def test_equals_oracle(seed, lead, k, n, dtype, c0, layout):
     assert_same_bits(nz.storage.view(bits.dtype), oracle.format_cast(bits, 29, c0=c0))
     assert (nz.shape, nz.dtype, nz.ndim, nz.format) == (array.shape, dtype, array.ndim, 29)
     assert nz.c0 == (c0 or oracle.default_c0(dtype.itemsize))
-    assert nz.storage.ctypes.data % 64 == 0 or nz.storage.size == 0
+    assert nz.storage.__array_interface__["data"][0] % 64 == 0 or nz.storage.size == 0
     assert_same_bits(nz.to_nd(), array)
 
 
@@ -119,7 +119,7 @@ def test_results_at_any_address(dtype):
             (array.shape, lambda out: npu_format_cast(NzArray(needed.view(array.dtype), array.shape), 2, out=out)),
         ]:
             memory = np.full(int(np.prod(shape)) * array.itemsize + 192, 0xA7, np.uint8)
-            begin = -memory.ctypes.data % 64 + offset * array.itemsize
+            begin = -memory.__array_interface__["data"][0] % 64 + offset * array.itemsize
             out = np.ndarray(shape, dtype, memory.data, offset=begin)
             make(out)
             assert_same_bits(out.view(bits), needed if shape == needed.shape else array.view(bits))

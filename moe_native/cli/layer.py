@@ -146,7 +146,7 @@ class Layer:
         shape = (self.size.active_experts, -(-weights.n // 32), -(-weights.k // 16), 16, 32)
         # Rows of a tile are 32 bytes; none crosses a cache line when the first one starts one.
         memory = np.empty(math.prod(shape) + 64, np.int8)
-        storage = memory[-memory.ctypes.data % 64 :][: math.prod(shape)].reshape(shape)
+        storage = memory[-memory.__array_interface__["data"][0] % 64 :][: math.prod(shape)].reshape(shape)
         rows = np.unique(np.linspace(0, weights.k - 1, CHECKED_WEIGHT_ROWS).astype(np.int64))
         for expert, part in enumerate(storage):
             plain = weights(expert)
