@@ -232,8 +232,9 @@ cdef class Call:
         """An array argument that may be an NzArray; None is absent (null)."""
         if not isinstance(value, nz_array_class):
             return self.input(name, value)
-        self.inputs.append((name, value.storage))
-        return self.nz_view(name, value.storage, value.shape)
+        storage = value.storage
+        self.inputs.append((name, storage))
+        return self.nz_view(name, storage, value.shape)
 
     cdef tuple results(self, object out, int count):
         """The `out` argument of an operator with several results, as a tuple of that many arrays or None."""

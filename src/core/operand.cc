@@ -1,5 +1,6 @@
 #include "core/operand.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "core/threads.h"
@@ -33,21 +34,6 @@ void copy_line(int64_t count, int64_t item_size, char* target, int64_t target_st
     }
 }
 
-void contiguous_strides(const Tensor& tensor, int64_t* stride) {
-    const Tensor plain = moe_tensor_make(nullptr, tensor.dtype, tensor.rank, tensor.shape);
-    std::memcpy(stride, plain.stride, sizeof plain.stride);
-}
-
-// Whether the operand has to be copied, and the booked place for it.
-bool book_copy(const Tensor& tensor, const char* name, Ledger& ledger, Piece* copy) {
-    if (tensor.format != MOE_FORMAT_ND && ledger.status() == MOE_OK)
-        ledger.refuse(fail(MOE_ERROR_INVALID, Kind::value, name, "storage format %d, needed %d (ND)",
-                           static_cast<int>(tensor.format), static_cast<int>(MOE_FORMAT_ND)));
-    if (is_contiguous(tensor)) return false;
-    *copy = ledger.book(name, static_cast<uint64_t>(contiguous_bytes(tensor.dtype, element_count(tensor))));
-    return true;
-}
-
 }  // namespace
 
 void copy_strided(int threads, int32_t rank, const int64_t* shape, int64_t item_size, void* target,
@@ -74,54 +60,36 @@ void copy_strided(int threads, int32_t rank, const int64_t* shape, int64_t item_
     });
 }
 
-void Input::book(const Tensor* tensor, const char* name, Ledger& ledger) {
-    tensor_ = tensor;
-    name_ = name;
-    if (tensor == nullptr) return;
-    copied_ = book_copy(*tensor, name, ledger, &copy_);
-}
-
-Status Input::load(const Workspace& workspace) {
-    if (tensor_ == nullptr) return MOE_OK;
-    MOE_TRY(has_data(tensor_, name_));
-    data_ = tensor_->data;
-    if (!copied_) return MOE_OK;
-    int64_t stride[MOE_MAX_RANK];
-    contiguous_strides(*tensor_, stride);
-    char* copy = workspace.at<char>(copy_);
-    copy_strided(workspace.threads(), tensor_->rank, tensor_->shape, moe_dtype_size(tensor_->dtype), copy, stride,
-                 tensor_->data, tensor_->stride);
-    data_ = copy;
-    return MOE_OK;
-}
-
-void Output::book(Tensor* tensor, const char* name, Ledger& ledger) {
+void Operand::book(const Tensor* tensor, const char* name, Ledger& ledger) {
     tensor_ = tensor;
     name_ = name;
     threads_ = ledger.threads();
     if (tensor == nullptr) return;
-    copied_ = book_copy(*tensor, name, ledger, &copy_);
+    if (tensor->format != MOE_FORMAT_ND && ledger.status() == MOE_OK)
+        ledger.refuse(fail(MOE_ERROR_INVALID, Kind::value, name, "storage format %d, needed %d (ND)",
+                           static_cast<int>(tensor->format), static_cast<int>(MOE_FORMAT_ND)));
+    copied_ = !is_contiguous(*tensor);
+    if (!copied_) return;
+    copy_ = ledger.book(name, static_cast<uint64_t>(contiguous_bytes(tensor->dtype, element_count(*tensor))));
+    const Tensor plain = moe_tensor_make(nullptr, tensor->dtype, tensor->rank, tensor->shape);
+    std::copy_n(plain.stride, plain.rank, copy_stride_);
 }
 
-Status Output::load(const Workspace& workspace) {
+Status Operand::load(const Workspace& workspace) {
     if (tensor_ == nullptr) return MOE_OK;
     MOE_TRY(has_data(tensor_, name_));
     data_ = tensor_->data;
     if (!copied_) return MOE_OK;
-    int64_t stride[MOE_MAX_RANK];
-    contiguous_strides(*tensor_, stride);
     data_ = workspace.at<char>(copy_);
-    copy_strided(threads_, tensor_->rank, tensor_->shape, moe_dtype_size(tensor_->dtype), data_, stride, tensor_->data,
-                 tensor_->stride);
+    copy_strided(threads_, tensor_->rank, tensor_->shape, moe_dtype_size(tensor_->dtype), data_, copy_stride_,
+                 tensor_->data, tensor_->stride);
     return MOE_OK;
 }
 
 void Output::store() const {
     if (tensor_ == nullptr || !copied_) return;
-    int64_t stride[MOE_MAX_RANK];
-    contiguous_strides(*tensor_, stride);
     copy_strided(threads_, tensor_->rank, tensor_->shape, moe_dtype_size(tensor_->dtype), tensor_->data,
-                 tensor_->stride, data_, stride);
+                 tensor_->stride, data_, copy_stride_);
 }
 
 }  // namespace moe

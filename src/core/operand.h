@@ -12,34 +12,43 @@ namespace moe {
 void copy_strided(int threads, int32_t rank, const int64_t* shape, int64_t item_size, void* target,
                   const int64_t* target_stride, const void* source, const int64_t* source_stride);
 
-// An input in plain storage. Absent (null) ones are fine: data() is null then.
-class Input {
+// A tensor in plain storage as kernels want it. Absent (null) ones are fine.
+class Operand {
   public:
-    // Plan step: books a copy if the view needs one, refuses FRACTAL_NZ. `name` must be a literal.
-    void book(const Tensor* tensor, const char* name, Ledger& ledger);
-    // Run step: makes the copy.
+    // Run step: makes the copy that was booked.
     Status load(const Workspace& workspace);
 
+    explicit operator bool() const { return tensor_ != nullptr; }
+
+  protected:
+    // Plan step: books a copy if the view needs one, refuses FRACTAL_NZ. `name` must be a literal.
+    void book(const Tensor* tensor, const char* name, Ledger& ledger);
+
+    const Tensor* tensor_ = nullptr;
+    const char* name_ = "";
+    bool copied_ = false;
+    int threads_ = 1;
+    Piece copy_;
+    int64_t copy_stride_[MOE_MAX_RANK] = {};
+    void* data_ = nullptr;
+};
+
+class Input : public Operand {
+  public:
+    void book(const Tensor* tensor, const char* name, Ledger& ledger) { Operand::book(tensor, name, ledger); }
+
+    // Null for an absent one.
     template <class T>
     const T* data() const {
         return static_cast<const T*>(data_);
     }
-    explicit operator bool() const { return tensor_ != nullptr; }
-
-  private:
-    const Tensor* tensor_ = nullptr;
-    const char* name_ = "";
-    bool copied_ = false;
-    Piece copy_;
-    const void* data_ = nullptr;
 };
 
-// An output in plain storage. A strided one is computed in a copy that starts with the caller's contents, so that parts an
-// operator leaves alone stay as they were.
-class Output {
+// A strided output is computed in a copy that starts with the caller's contents, so that parts an operator leaves alone
+// stay as they were.
+class Output : public Operand {
   public:
-    void book(Tensor* tensor, const char* name, Ledger& ledger);
-    Status load(const Workspace& workspace);
+    void book(Tensor* tensor, const char* name, Ledger& ledger) { Operand::book(tensor, name, ledger); }
     // End of the run step: writes a copy back through the strides.
     void store() const;
 
@@ -47,15 +56,6 @@ class Output {
     T* data() const {
         return static_cast<T*>(data_);
     }
-    explicit operator bool() const { return tensor_ != nullptr; }
-
-  private:
-    Tensor* tensor_ = nullptr;
-    const char* name_ = "";
-    bool copied_ = false;
-    int threads_ = 1;
-    Piece copy_;
-    void* data_ = nullptr;
 };
 
 }  // namespace moe
