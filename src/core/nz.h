@@ -11,6 +11,9 @@ namespace moe {
 constexpr int32_t nz_lowest_rank = 2;
 constexpr int32_t nz_highest_rank = 6;
 
+// Rounded up, for value >= 0; does not overflow.
+int64_t ceil_divide(int64_t value, int64_t divisor);
+
 // The numbers of one FRACTAL_NZ matrix.
 struct NzLayout {
     int64_t matrices;  // product of the leading dimensions

@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "core/nz.h"
+
 namespace moe {
 namespace {
 
@@ -17,10 +19,6 @@ constexpr int64_t batch_bytes = 16 * 1024 * 1024;
 constexpr int64_t products_per_thread = 1 << 20;
 // Tiles whose sums are kept while the blocks of k pass by: as many share one packing of a panel.
 constexpr int64_t tiles_per_chunk = 16;
-
-int64_t ceil_div(int64_t a, int64_t b) {
-    return (a + b - 1) / b;
-}
 
 // Saturates where the product does not fit: the ledger refuses that much.
 uint64_t bytes_of(int64_t count, int64_t size) {
@@ -121,15 +119,15 @@ Status ExpertWeights::resolve_tiles(const Tensor& tensor, int64_t k, int64_t n) 
                     : tensor.dtype == MOE_INT32 ? "c0"
                                                 : "64");
     experts_ = shape[0];
-    const int64_t k1 = ceil_div(k, 16);
-    const int64_t n1 = ceil_div(n, c0);
+    const int64_t k1 = ceil_divide(k, 16);
+    const int64_t n1 = ceil_divide(n, c0);
     if (shape[1] != n1 || shape[2] != k1)
         return fail(MOE_ERROR_INVALID, Kind::shape, name_,
                     "tiles %s, needed (experts, n1, k1, 16, c0) with k1 = %lld for k = %lld and n1 = %lld for n = %lld",
                     describe_shape(rank, shape).text, static_cast<long long>(k1), static_cast<long long>(k),
                     static_cast<long long>(n1), static_cast<long long>(n));
     if (stored)
-        MOE_TRY(shape_is(tensor, name_, {experts_, k, ceil_div(n, packing)},
+        MOE_TRY(shape_is(tensor, name_, {experts_, k, ceil_divide(n, packing)},
                          packing == 1 ? "(experts, k, n)" : "(experts, k, ceil(n / 8))", MOE_ERROR_INVALID));
     // NZ storage and packed int4 lie without gaps.
     const bool strided = !stored && tensor.dtype != MOE_INT4;
@@ -149,7 +147,7 @@ Status ExpertWeights::resolve_tiles(const Tensor& tensor, int64_t k, int64_t n) 
 
 Status ExpertWeights::resolve_plain(const Tensor& tensor, int64_t k, int64_t n) {
     const int64_t packing = tensor.dtype == MOE_INT32 ? 8 : 1;
-    MOE_TRY(shape_is(tensor, name_, {-1, k, ceil_div(n, packing)},
+    MOE_TRY(shape_is(tensor, name_, {-1, k, ceil_divide(n, packing)},
                      packing == 1 ? "(experts, k, n)" : "(experts, k, ceil(n / 8))", MOE_ERROR_INVALID));
     experts_ = tensor.shape[0];
     if (tensor.dtype == MOE_INT4 && n % 2 != 0)
@@ -244,8 +242,8 @@ void GroupedProduct::book(const ExpertWeights& weights, int64_t rows, int64_t k,
     units_ = blocks;
     unit_k_ = k / blocks;
     const int64_t largest_k = std::min(largest_panel, largest_panels / panels) / (igemm::columns * kernels_->item_size);
-    block_k_ = ceil_div(ceil_div(unit_k_, ceil_div(unit_k_, largest_k)), 16) * 16;
-    unit_blocks_ = ceil_div(unit_k_, block_k_);
+    block_k_ = ceil_divide(ceil_divide(unit_k_, ceil_divide(unit_k_, largest_k)), 16) * 16;
+    unit_blocks_ = ceil_divide(unit_k_, block_k_);
     wide_ = unit_k_ > igemm::exact_k;
     tile_rows_ = kernels_->rows / parts_;
     chunk_rows_ = units_ * unit_blocks_ == 1 ? tile_rows_ : tiles_per_chunk * tile_rows_;
