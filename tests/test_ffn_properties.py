@@ -87,7 +87,7 @@ def test_instruction_sets(scenario):
     layer = example(np.random.default_rng(3), scenario, "fastgelu", **SIZES) | {"expert_tokens": TOKENS}
     results = {}
     try:
-        for name in ("baseline", "avx2", "avx512", "avx512vnni", "avx512bf16", "dotprod", "i8mm"):
+        for name in ("baseline", "avx2", "avx512", "avx512vnni", "avx512bf16", "neon", "dotprod", "i8mm"):
             try:
                 _core.set_isa_limit(name)
             except RuntimeError:  # not of this processor, or of another architecture

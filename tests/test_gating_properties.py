@@ -58,7 +58,7 @@ def test_every_instruction_set(name, x):
     best = _core.get_isa_limit()
     needed = OPERATORS[name](x)
     try:
-        for isa in ("baseline", "avx2", "avx512", "dotprod"):
+        for isa in ("baseline", "avx2", "avx512", "neon", "dotprod"):
             try:
                 _core.set_isa_limit(isa)
             except RuntimeError:  # not one of this processor

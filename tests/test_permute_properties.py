@@ -168,7 +168,7 @@ def test_every_instruction_set_gives_the_same_bits(layer, drop_and_pad):
     needed = back(layer, rows, index, drop_and_pad)[0]
     tried = 0
     try:
-        for name in ("baseline", "avx2", "avx512", "dotprod"):
+        for name in ("baseline", "avx2", "avx512", "neon", "dotprod"):
             try:
                 _core.set_isa_limit(name)
             except RuntimeError:  # not of this processor, or of another architecture
@@ -192,7 +192,7 @@ def test_every_instruction_set_gives_the_same_bits_of_nan_too(layer, drop_and_pa
     assert 0 < nan.sum() < nan.size
     assert_same_bits(needed[nan], np.full(nan.sum(), np.nan, dtype))
     try:
-        for isa in ("baseline", "avx2", "avx512", "dotprod"):
+        for isa in ("baseline", "avx2", "avx512", "neon", "dotprod"):
             try:
                 _core.set_isa_limit(isa)
             except RuntimeError:  # not of this processor, or of another architecture

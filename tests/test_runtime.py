@@ -169,7 +169,7 @@ def test_every_instruction_set_gives_the_same_bits():
     needed = combine(rows, index)
     tried = 0
     try:
-        for name in ("baseline", "avx2", "avx512", "avx512vnni", "avx512bf16", "dotprod", "i8mm"):
+        for name in ("baseline", "avx2", "avx512", "avx512vnni", "avx512bf16", "neon", "dotprod", "i8mm"):
             try:
                 _core.set_isa_limit(name)
             except RuntimeError:  # not of this processor, or of another architecture

@@ -79,7 +79,7 @@ MOE_API moe_status moe_set_num_threads(int32_t threads);
 MOE_API int32_t moe_get_num_threads(void);
 
 /* Restricts the kernels of this process to an instruction set and what lies below it: "baseline", "avx2",
- * "avx512", "avx512vnni", "avx512bf16" on x86-64, "baseline", "dotprod", "i8mm" on aarch64; null or "" lifts
+ * "avx512", "avx512vnni", "avx512bf16" on x86-64, "baseline", "neon", "dotprod", "i8mm" on aarch64; null or "" lifts
  * the restriction. The environment variable MOE_NATIVE_ISA sets it at the first call. A name that is unknown
  * or that this processor lacks is MOE_ERROR_RUNTIME. */
 MOE_API moe_status moe_set_isa_limit(const char* name);

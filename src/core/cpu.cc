@@ -18,6 +18,7 @@ constexpr const char* names[] = {
 #if defined(__x86_64__)
     "avx2",     "avx512", "avx512vnni", "avx512bf16",
 #elif defined(__aarch64__)
+    "neon",
     "dotprod",
     "i8mm",
 #endif
@@ -38,7 +39,7 @@ Isa detect() {
 #elif defined(__aarch64__)
     constexpr unsigned long hwcap_asimddp = 1UL << 20;
     constexpr unsigned long hwcap2_i8mm = 1UL << 13;
-    if (!(getauxval(AT_HWCAP) & hwcap_asimddp)) return Isa::baseline;
+    if (!(getauxval(AT_HWCAP) & hwcap_asimddp)) return Isa::neon;
     return getauxval(AT_HWCAP2) & hwcap2_i8mm ? Isa::i8mm : Isa::dotprod;
 #else
     return Isa::baseline;
@@ -64,7 +65,7 @@ Status find(const char* name, const char* argument, Isa* isa) {
 #if defined(__x86_64__)
                 ", \"avx2\", \"avx512\", \"avx512vnni\" or \"avx512bf16\""
 #elif defined(__aarch64__)
-                ", \"dotprod\" or \"i8mm\""
+                ", \"neon\", \"dotprod\" or \"i8mm\""
 #else
                 ""
 #endif

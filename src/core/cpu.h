@@ -14,6 +14,7 @@ enum class Isa {
     avx512vnni,
     avx512bf16,
 #elif defined(__aarch64__)
+    neon,  // what every aarch64 processor has, by intrinsics
     dotprod,
     i8mm,
 #endif
