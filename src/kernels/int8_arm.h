@@ -102,16 +102,28 @@ void pack_rows(const int8_t* weight, int64_t stride, int64_t k, int8_t* panel) {
     if (t < k) pack_step(weight + t * stride, stride, static_cast<int>(k - t), panel + t * panel_columns);
 }
 
-// sums (rows, 32) = [sums +] x * panel; at(step, row) is where k_step bytes of x are.
+// Steps between two calls of what is done on the way.
+constexpr int64_t stretch = 16;
+
+// sums (rows, 32) = [sums +] x * panel; at(step, row) is where k_step bytes of x are. Calls ahead() before every stretch
+// of steps in each of passes_of(rows) passes.
+constexpr int passes_of(int rows) {
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+    return rows <= 2 ? 1 : rows <= 6 ? 2 : 4;
+#else
+    return rows <= 2 ? 1 : 2;
+#endif
+}
+
 #if defined(__ARM_FEATURE_MATMUL_INT8)
 
 // smmla multiplies 2 rows by 2 columns, eight k each.
-template <int rows, class At>
+template <int rows, class At, class Next>
 inline void multiply_rows(const At& at, const int8_t* panel, int64_t steps, bool accumulate, int32_t* sums,
-                          int64_t stride) {
+                          int64_t stride, Next&& ahead) {
     constexpr int row_pairs = (rows + 1) / 2;
     // 24 sums at most, a vector of weights, one of x for each pair of rows: of 32 registers.
-    constexpr int column_pairs = row_pairs == 1 ? 16 : row_pairs <= 3 ? 8 : 4;
+    constexpr int column_pairs = 16 / passes_of(rows);
     for (int64_t column = 0; column < panel_columns; column += 2 * column_pairs) {
         int32x4_t sum[row_pairs][column_pairs];
 #pragma GCC unroll 16
@@ -119,16 +131,21 @@ inline void multiply_rows(const At& at, const int8_t* panel, int64_t steps, bool
 #pragma GCC unroll 16
             for (int j = 0; j < column_pairs; ++j) sum[r][j] = vdupq_n_s32(0);
         const int8_t* w = panel + column * k_step;
-        for (int64_t s = 0; s < steps; ++s, w += panel_columns * k_step) {
-            int8x16_t x[row_pairs];
+        for (int64_t begin = 0; begin < steps; begin += stretch) {
+            ahead();
+            const int64_t end = begin + stretch < steps ? begin + stretch : steps;
+            for (int64_t s = begin; s < end; ++s, w += panel_columns * k_step) {
+                int8x16_t x[row_pairs];
 #pragma GCC unroll 16
-            for (int r = 0; r < row_pairs; ++r)
-                x[r] = vcombine_s8(vld1_s8(at(s, 2 * r)), 2 * r + 1 < rows ? vld1_s8(at(s, 2 * r + 1)) : vdup_n_s8(0));
+                for (int r = 0; r < row_pairs; ++r)
+                    x[r] =
+                        vcombine_s8(vld1_s8(at(s, 2 * r)), 2 * r + 1 < rows ? vld1_s8(at(s, 2 * r + 1)) : vdup_n_s8(0));
 #pragma GCC unroll 16
-            for (int j = 0; j < column_pairs; ++j) {
-                const int8x16_t pair = vld1q_s8(w + 16 * j);
+                for (int j = 0; j < column_pairs; ++j) {
+                    const int8x16_t pair = vld1q_s8(w + 16 * j);
 #pragma GCC unroll 16
-                for (int r = 0; r < row_pairs; ++r) sum[r][j] = vmmlaq_s32(sum[r][j], x[r], pair);
+                    for (int r = 0; r < row_pairs; ++r) sum[r][j] = vmmlaq_s32(sum[r][j], x[r], pair);
+                }
             }
         }
         const auto store = [&](int row, int j, int64x2_t four) {
@@ -150,11 +167,11 @@ inline void multiply_rows(const At& at, const int8_t* panel, int64_t steps, bool
 
 #else
 
-template <int rows, class At>
+template <int rows, class At, class Next>
 inline void multiply_rows(const At& at, const int8_t* panel, int64_t steps, bool accumulate, int32_t* sums,
-                          int64_t stride) {
+                          int64_t stride, Next&& ahead) {
     // 24 sums, four vectors of weights, one of x, a product: of 32 registers.
-    constexpr int vectors = rows <= 2 ? 8 : 4;
+    constexpr int vectors = 8 / passes_of(rows);
     for (int64_t column = 0; column < panel_columns; column += 4 * vectors) {
         int32x4_t sum[rows][vectors];
 #pragma GCC unroll 16
@@ -163,15 +180,19 @@ inline void multiply_rows(const At& at, const int8_t* panel, int64_t steps, bool
             for (int v = 0; v < vectors; ++v)
                 sum[r][v] = accumulate ? vld1q_s32(sums + r * stride + column + 4 * v) : vdupq_n_s32(0);
         const int8_t* w = panel + column * k_step;
-        for (int64_t s = 0; s < steps; ++s, w += panel_columns * k_step) {
-            Weights weights[vectors];
+        for (int64_t begin = 0; begin < steps; begin += stretch) {
+            ahead();
+            const int64_t end = begin + stretch < steps ? begin + stretch : steps;
+            for (int64_t s = begin; s < end; ++s, w += panel_columns * k_step) {
+                Weights weights[vectors];
 #pragma GCC unroll 16
-            for (int v = 0; v < vectors; ++v) weights[v] = load_weights(w + 4 * k_step * v);
+                for (int v = 0; v < vectors; ++v) weights[v] = load_weights(w + 4 * k_step * v);
 #pragma GCC unroll 16
-            for (int r = 0; r < rows; ++r) {
-                const Weights x = repeat(at(s, r));
+                for (int r = 0; r < rows; ++r) {
+                    const Weights x = repeat(at(s, r));
 #pragma GCC unroll 16
-                for (int v = 0; v < vectors; ++v) sum[r][v] = add_products(sum[r][v], x, weights[v]);
+                    for (int v = 0; v < vectors; ++v) sum[r][v] = add_products(sum[r][v], x, weights[v]);
+                }
             }
         }
 #pragma GCC unroll 16

@@ -41,7 +41,7 @@ void tile_up_to(int64_t rows, int64_t k, const int8_t* a, const int8_t* panel, i
     if (rows == most) {
         const int64_t stride = row_size(k);
         const auto at = [a, stride](int64_t step, int row) { return a + row * stride + step * k_step; };
-        return multiply_rows<most>(at, panel, steps_of(k), true, c, c_stride);
+        return multiply_rows<most>(at, panel, steps_of(k), true, c, c_stride, [] {});
     }
     if constexpr (most > 1) tile_up_to<most - 1>(rows, k, a, panel, c, c_stride);
 }
