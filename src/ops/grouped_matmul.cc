@@ -95,6 +95,8 @@ Status ExpertWeights::resolve(const Tensor& tensor, const char* name, int64_t k,
     name_ = name;
     MOE_TRY(dtype_in(tensor, name, {MOE_INT8, MOE_INT32, MOE_INT4}));
     int4_ = tensor.dtype != MOE_INT8;
+    packed_ = is_packed(tensor);
+    if (packed_) return resolve_packed(tensor, k, n);
     word_columns_ = tensor.dtype == MOE_INT8 ? 1 : tensor.dtype == MOE_INT32 ? 8 : 2;
     if (tensor.rank != 3 && tensor.rank != 5)
         return fail(MOE_ERROR_INVALID, Kind::shape, name,
@@ -162,6 +164,14 @@ Status ExpertWeights::resolve_plain(const Tensor& tensor, int64_t k, int64_t n) 
     return MOE_OK;
 }
 
+Status ExpertWeights::resolve_packed(const Tensor& tensor, int64_t k, int64_t n) {
+    MOE_TRY(shape_is(tensor, name_, {-1, k, n}, "(experts, k, n)", MOE_ERROR_INVALID));
+    tiled_ = true;
+    experts_ = tensor.shape[0];
+    storage_ = packed_storage(tensor);
+    return MOE_OK;
+}
+
 // int32 words side by side are bytes side by side, the lower nibbles first on every processor this is built for.
 void ExpertWeights::use_bytes() {
     static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__);
@@ -184,7 +194,7 @@ const int8_t* ExpertWeights::address(int64_t expert, int64_t row, int64_t column
 void ExpertWeights::pack(const IgemmKernels& kernels, int64_t expert, int64_t row, int64_t k,
                          const PanelColumns& columns, void* panel, int8_t* stage) const {
     const bool full_rows =
-        !int4_ && word_stride_ == 1 && columns.first % tile_columns_ + igemm::columns <= tile_columns_;
+        !packed_ && !int4_ && word_stride_ == 1 && columns.first % tile_columns_ + igemm::columns <= tile_columns_;
     if (full_rows && block_stride_ == 16 * row_stride_) {
         kernels.pack_panel(address(expert, row, columns.first), row_stride_, k, panel);
         return;
@@ -205,6 +215,7 @@ int8_t ExpertWeights::item(const int8_t* word, int64_t column) const {
 // Rows of 32 int8 values, zero from `width` on.
 void ExpertWeights::read(int64_t expert, int64_t row, int64_t rows, const PanelColumns& columns, int8_t* stage) const {
     if (columns.width < igemm::columns) std::memset(stage, 0, stage_bytes);
+    if (packed_) return read_packed(expert, row, rows, columns, stage);
     int64_t done = 0;
     while (done < columns.width) {
         // Up to the end of a tile.
@@ -226,6 +237,27 @@ void ExpertWeights::read(int64_t expert, int64_t row, int64_t rows, const PanelC
             for (; j < count; ++j) target[j] = item(address(expert, row + r, first + j), first + j);
         }
         done += count;
+    }
+}
+
+const int8_t* ExpertWeights::packed_panel(int64_t expert, int64_t column) const {
+    return data_ + (expert * storage_.panels + column / panel_width) * storage_.panel_bytes;
+}
+
+void ExpertWeights::read_packed(int64_t expert, int64_t row, int64_t rows, const PanelColumns& columns,
+                                int8_t* stage) const {
+    const PanelOrder order = panel_order(storage_.layout);
+    // The lowest byte of an element: the weight itself, or with its sign bit flipped.
+    const int flip = order.flipped ? -128 : 0;
+    const int8_t* column[igemm::columns];
+    for (int64_t j = 0; j < columns.width; ++j) {
+        const int64_t c = columns.first + j;
+        column[j] = packed_panel(expert, c) + order.place(0, c % panel_width) * order.item_size;
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+        const int64_t at = order.place(row + r, 0) * order.item_size;
+        for (int64_t j = 0; j < columns.width; ++j)
+            stage[r * igemm::columns + j] = static_cast<int8_t>(column[j][at] ^ flip);
     }
 }
 

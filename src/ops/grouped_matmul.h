@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "core/op.h"
+#include "core/packed.h"
 #include "kernels/igemm/igemm.h"
 #include "kernels/rows/rows.h"
 
@@ -59,8 +60,8 @@ struct PanelColumns {
 };
 
 // The weights of all experts where the caller has them: int8, or int4 as MOE_INT4 or eight to an int32; plain (e, k,
-// n), or tiles of 16 rows (e, n1, k1, 16, c0), as a five-dimensional tensor or in MOE_FORMAT_NZ. Nothing is copied
-// whole, whatever the strides.
+// n), or tiles of 16 rows (e, n1, k1, 16, c0), as a five-dimensional tensor or in MOE_FORMAT_NZ, or packed. Nothing is
+// copied whole, whatever the strides.
 class ExpertWeights {
   public:
     // Every check of dtype, rank, and shape against the logical k and n. Errors are MOE_ERROR_INVALID.
@@ -82,17 +83,22 @@ class ExpertWeights {
   private:
     Status resolve_tiles(const Tensor& tensor, int64_t k, int64_t n);
     Status resolve_plain(const Tensor& tensor, int64_t k, int64_t n);
+    Status resolve_packed(const Tensor& tensor, int64_t k, int64_t n);
     void use_bytes();
     // Of the word that holds the column.
     const int8_t* address(int64_t expert, int64_t row, int64_t column) const;
     int8_t item(const int8_t* word, int64_t column) const;
     void read(int64_t expert, int64_t row, int64_t rows, const PanelColumns& columns, int8_t* stage) const;
+    void read_packed(int64_t expert, int64_t row, int64_t rows, const PanelColumns& columns, int8_t* stage) const;
+    const int8_t* packed_panel(int64_t expert, int64_t column) const;
 
     const Tensor* tensor_ = nullptr;
     const char* name_ = "";
     const int8_t* data_ = nullptr;
     bool int4_ = false;
     bool tiled_ = false;
+    bool packed_ = false;
+    PackedStorage storage_ = {};  // of a packed weight
     int64_t experts_ = 0;
     int64_t tile_columns_ = 0;  // n for plain weights, which are one tile wide
     int64_t word_columns_ = 1;  // columns in a stored word

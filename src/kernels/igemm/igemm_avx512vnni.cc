@@ -142,6 +142,7 @@ const IgemmKernels igemm_avx512vnni = {
     to_float_values,
     dequantise_rows,
     combine_rows,
+    PanelLayout::flipped_quads,
 };
 
 }  // namespace moe

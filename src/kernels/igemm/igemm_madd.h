@@ -178,6 +178,7 @@ const IgemmKernels MOE_IGEMM_TABLE = {
     to_float_values,
     dequantise_rows,
     combine_rows,
+    PanelLayout::pairs_of_16,
 };
 
 }  // namespace moe

@@ -47,6 +47,7 @@ const IgemmKernels igemm_ref = {
     to_float_values,
     dequantise_rows,
     combine_rows,
+    PanelLayout::rows,
 };
 
 }  // namespace moe
