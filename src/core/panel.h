@@ -40,7 +40,7 @@ constexpr PanelOrder panel_order(PanelLayout layout) {
         case PanelLayout::pairs_of_16:
             return {2, 2, false, false};
         case PanelLayout::flipped_quads:
-            return {4, 1, true, false};
+            return {4, 1, true, true};
         case PanelLayout::pairs:
             return {2, 1, false, false};
         case PanelLayout::quads:

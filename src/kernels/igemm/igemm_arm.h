@@ -158,6 +158,7 @@ const IgemmKernels MOE_IGEMM_TABLE = {
     stream_any<Bytes>,
     stream_any<Nibbles>,
     to_float_values,
+    add_scaled_sums,
     dequantise_rows,
     combine_rows,
     panel_layout,
