@@ -204,6 +204,27 @@ TEST_CASE("int32 becomes float32 rounded to nearest even") {
     });
 }
 
+TEST_CASE("scaled sums round the conversion, the product and the sum") {
+    constexpr int64_t rows = 3;
+    std::mt19937 engine(8);
+    std::normal_distribution<float> normal;
+    std::vector<int32_t> sums(rows * columns);
+    std::vector<float> scale(columns), start(rows * columns);
+    for (int32_t& sum : sums) sum = static_cast<int32_t>(engine());
+    for (float& value : scale) value = normal(engine);
+    for (float& value : start) value = normal(engine) * 1e9f;
+    for_each_table([&](const IgemmKernels& kernels) {
+        for (const bool accumulate : {false, true}) {
+            std::vector<float> totals = start;
+            kernels.add_scaled(sums.data(), rows, scale.data(), accumulate, totals.data());
+            for (size_t i = 0; i < totals.size(); ++i) {
+                const volatile float product = static_cast<float>(sums[i]) * scale[i % columns];
+                CHECK(totals[i] == (accumulate ? start[i] + product : product));
+            }
+        }
+    });
+}
+
 TEST_CASE("floating-point loops round every operation, in order") {
     std::mt19937 engine(4);
     std::normal_distribution<float> normal;

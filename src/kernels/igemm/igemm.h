@@ -46,6 +46,8 @@ struct IgemmKernels {
 
     // target = source, rounded to nearest even
     void (*to_float)(const int32_t* source, float* target, int64_t n);
+    // totals (rows, 32) = [totals +] sums * scale[column], with every operation rounded
+    void (*add_scaled)(const int32_t* sums, int64_t rows, const float* scale, bool accumulate, float* totals);
     // values (rows, 32) = (values * scale[column]) * factor[row]
     void (*dequantise)(float* values, int64_t rows, const float* scale, const float* factor);
     // out[target[row]] += ((values * scale[column]) * factor[row] + bias[column]) * weight[row], in ascending row and

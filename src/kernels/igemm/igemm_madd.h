@@ -176,6 +176,7 @@ const IgemmKernels MOE_IGEMM_TABLE = {
     nullptr,
     nullptr,
     to_float_values,
+    add_scaled_sums,
     dequantise_rows,
     combine_rows,
 };
