@@ -321,6 +321,7 @@ const IgemmKernels igemm_avx512vnni = {
     add_scaled_sums,
     dequantise_rows,
     combine_rows,
+    PanelLayout::flipped_quads,
 };
 
 }  // namespace moe
