@@ -61,9 +61,15 @@ cdef extern from "moe_native/moe_native.h" nogil:
 
     const char* moe_dtype_name(moe_dtype)
 
+    ctypedef struct moe_plan_piece:
+        const char* name
+        uint64_t size
+
     ctypedef struct moe_plan:
         uint64_t workspace_size
         int32_t threads
+        int32_t piece_count
+        moe_plan_piece[32] pieces
 
     ctypedef enum moe_data_policy:
         MOE_DATA_REJECT
