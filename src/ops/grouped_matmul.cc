@@ -364,7 +364,7 @@ void GroupedProduct::sum(int thread, int64_t expert, int64_t begin, int64_t end,
                 const char* panel = panel_ + thread * panels_ * panel_bytes_;
                 for (int64_t p = 0; p < panels; ++p, panel += panel_bytes_) {
                     int32_t* sums = sums_ + kept(thread, p, row - begin);
-                    kernels_->multiply(packed(row, rows, b), panel, rows * parts_, b.k, index > 0 && !wide_, sums);
+                    kernels_->multiply(packed(row, rows, b), panel, rows * parts_, b.k, index > 0 && !wide_, sums, {});
                     if (!wide_) continue;
                     int64_t* wide = wide_sums_ + kept(thread, p, row - begin);
                     for (int64_t i = 0; i < rows * parts_ * igemm::columns; ++i)

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "kernels/igemm/igemm_float.h"
+#include "kernels/igemm/igemm_int4.h"
 
 namespace moe {
 namespace {
@@ -117,7 +118,8 @@ constexpr Multiply multiply_by_rows[tile_rows] = {
     multiply_rows<7>, multiply_rows<8>, multiply_rows<9>, multiply_rows<10>, multiply_rows<11>, multiply_rows<12>,
 };
 
-void multiply(const void* tile, const void* panel, int64_t rows, int64_t k, bool accumulate, int32_t* sums) {
+void multiply(const void* tile, const void* panel, int64_t rows, int64_t k, bool accumulate, int32_t* sums,
+              const Ahead&) {
     multiply_by_rows[rows - 1](static_cast<const char*>(tile), static_cast<const char*>(panel), (k + 3) / 4, accumulate,
                                sums);
 }
@@ -126,7 +128,20 @@ void multiply(const void* tile, const void* panel, int64_t rows, int64_t k, bool
 
 extern const IgemmKernels igemm_avx512vnni;
 const IgemmKernels igemm_avx512vnni = {
-    tile_rows, 4, 1, 4, pack_panel, pack_tile, multiply, to_float_values, dequantise_rows, combine_rows,
+    tile_rows,
+    0,
+    4,
+    1,
+    4,
+    pack_panel,
+    pack_widened_panel<pack_panel, igemm::columns>,
+    pack_tile,
+    multiply,
+    nullptr,
+    nullptr,
+    to_float_values,
+    dequantise_rows,
+    combine_rows,
 };
 
 }  // namespace moe
