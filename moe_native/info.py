@@ -156,7 +156,7 @@ def show_config(mode: Literal["stdout", "dict"] = "stdout") -> dict[str, Any] | 
     --------
     >>> import moe_native
     >>> sorted(moe_native.show_config("dict")["kernels"])[:2]
-    ['fgemm', 'gating']
+    ['combine', 'copy']
     >>> with moe_native.isa_limit("baseline"):
     ...     config = moe_native.show_config("dict")
     >>> config["isa_limit"], config["isa_origin"], set(config["kernels"].values())

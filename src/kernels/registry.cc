@@ -1,5 +1,7 @@
 #include "kernels/registry.h"
 
+#include "kernels/combine/combine_list.h"
+#include "kernels/copy/copy_list.h"
 #include "kernels/fgemm/fgemm_list.h"
 #include "kernels/gating/gating_list.h"
 #include "kernels/igemm/igemm_list.h"
@@ -39,8 +41,9 @@ constexpr KernelFamily family(const char* name) {
 }  // namespace
 
 const KernelFamily kernel_families[kernel_family_count] = {
-    family<row_kernel_list>("rows"),    family<gating_kernel_list>("gating"), family<igemm_kernel_list>("igemm"),
-    family<qgemm_kernel_list>("qgemm"), family<fgemm_kernel_list>("fgemm"),   family<probe_kernel_list>("probe"),
+    family<row_kernel_list>("rows"),        family<gating_kernel_list>("gating"), family<copy_kernel_list>("copy"),
+    family<combine_kernel_list>("combine"), family<igemm_kernel_list>("igemm"),   family<qgemm_kernel_list>("qgemm"),
+    family<fgemm_kernel_list>("fgemm"),     family<probe_kernel_list>("probe"),
 };
 
 }  // namespace moe
