@@ -7,6 +7,7 @@
 #include "moe_native/format.h"
 #include "moe_native/gating.h"
 #include "moe_native/grouped_matmul.h"
+#include "moe_native/info.h"
 #include "moe_native/init_routing.h"
 #include "moe_native/pack.h"
 #include "moe_native/permute.h"

@@ -115,6 +115,12 @@ def cmake_dir() -> None:
 
 
 @app.command()
+def info() -> None:
+    """Print version, build, instruction sets, threads and kernels of this installation."""
+    moe_native.show_config()
+
+
+@app.command()
 def bench(
     item: Annotated[list[str] | None, typer.Option(help="Items whose names contain this; may be repeated.")] = None,
     shapes: Annotated[str, typer.Option(help="table, off-table, models, or the path of a TOML file.")] = "table",
@@ -137,7 +143,7 @@ def bench(
     if not specs:
         raise typer.BadParameter(f"no item of {shapes} has a name with {item}")
     if isa is not None:
-        moe_native._core.set_isa_limit(isa)
+        moe_native.isa_limit(isa)
     prober = Prober() if probe_mib is None else Prober(probe_mib << 20)
     summary, works = run.run(specs, prober=prober, repeats=repeat, threads=threads)
     report.print_summary(summary)
