@@ -170,6 +170,19 @@ cdef object scratch_of_thread = threading.local()
 cdef uint64_t largest_kept_scratch = 64 << 20
 
 
+# How many calls of `watched` are under way, in any thread: while there is none, plans are not looked at.
+cdef int watchers = 0
+
+
+cdef int keep_plan(str op, const moe_plan* plan) except -1:
+    cdef int i
+    plans = getattr(scratch_of_thread, "plans", None)
+    if plans is not None:
+        pieces = tuple([(plan.pieces[i].name.decode(), plan.pieces[i].size) for i in range(plan.piece_count)])
+        plans.append((op, plan.threads, plan.workspace_size, pieces))
+    return 0
+
+
 cdef enum:
     MAX_TENSORS = 24
 
@@ -319,6 +332,8 @@ cdef class Call:
             self.refuse_overlap()
         if plan_it(args, &plan) != 0:
             raise_last_error()
+        if watchers > 0:
+            keep_plan(self.op, &plan)
         if plan.workspace_size > 0:
             scratch = getattr(scratch_of_thread, "scratch", None)
             if scratch is None or plan.workspace_size > largest_kept_scratch:

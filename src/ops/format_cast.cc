@@ -3,6 +3,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "core/cache.h"
 #include "core/nz.h"
 #include "core/op.h"
 #include "core/packed.h"
@@ -139,7 +140,7 @@ class FormatCast {
         row_stride_ = plain.stride[plain.rank - 2];
         column_stride_ = plain.stride[plain.rank - 1];
         side_by_side_ = column_stride_ == size() || layout_.n == 1;
-        streaming_ = element_count(plain) * size() >= streaming_bytes;
+        streaming_ = outgrows_caches(element_count(plain) * size()) ? &copy_kernels() : nullptr;
     }
 
     Matrix matrix_of(const Tensor& nz, const Tensor& plain, int64_t matrix) const {
@@ -166,8 +167,8 @@ class FormatCast {
     int64_t columns_in(int64_t b) const { return std::min(layout_.c0, layout_.n - b * layout_.c0); }
 
     void put(char* target, const char* source, int64_t bytes) const {
-        if (streaming_)
-            stream_copy(target, source, bytes);
+        if (streaming_ != nullptr)
+            streaming_->stream(target, source, bytes);
         else
             std::memcpy(target, source, static_cast<size_t>(bytes));
     }
@@ -184,7 +185,7 @@ class FormatCast {
                                 const int64_t first = i % steps * step;
                                 body(matrix_of(nz, plain, i / steps), first, std::min(tiles, first + step));
                             }
-                            end_streaming();
+                            if (streaming_ != nullptr) streaming_->end();
                         });
     }
 
@@ -316,7 +317,7 @@ class FormatCast {
     int64_t row_stride_ = 0;
     int64_t column_stride_ = 0;
     bool side_by_side_ = true;
-    bool streaming_ = false;
+    const CopyKernels* streaming_ = nullptr;  // null when the caches hold the result
 };
 
 }  // namespace

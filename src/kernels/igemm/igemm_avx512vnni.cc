@@ -4,7 +4,6 @@
 // Panels are (k / 4, 32, 4) bytes, tiles (k / 4, rows, 4) bytes and then one int32 per row.
 #include <immintrin.h>
 
-#include <algorithm>
 #include <cstring>
 
 #include "kernels/igemm/igemm_float.h"
@@ -136,21 +135,22 @@ inline void add_products(Vector& sum, Vector w, Vector x) {
     __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));
 }
 
-// Prefetches in equal shares, one before each stretch of quads.
+// Prefetches in equal shares, one for each stretch of quads. Not one loop over stretches around one over quads: GCC 12
+// keeps sums in memory then.
 class Prefetcher {
   public:
-    static constexpr int64_t stretch = 8;
-
     Prefetcher(const Ahead& ahead, int64_t quads)
         : place_(static_cast<const char*>(ahead.first)),
           stride_(ahead.stride),
           share_((ahead.count * stretch + quads - 1) / quads) {}
 
-    void step() {
+    void step(int64_t quad) {
+        if (quad % stretch != 0) return;
         for (int64_t i = 0; i < share_; ++i, place_ += stride_) _mm_prefetch(place_, _MM_HINT_T1);
     }
 
   private:
+    static constexpr int64_t stretch = 8;
     const char* place_;
     int64_t stride_;
     int64_t share_;
@@ -193,18 +193,15 @@ void multiply_rows(const char* tile, const char* panel, int64_t quads, bool accu
     }
     Prefetcher prefetcher(ahead, quads);
     const char* x = tile;
-    for (int64_t begin = 0; begin < quads; begin += Prefetcher::stretch) {
-        prefetcher.step();
-        const int64_t end = std::min(begin + Prefetcher::stretch, quads);
-        for (int64_t q = begin; q < end; ++q, x += 4 * rows, panel += 4 * igemm::columns) {
-            const __m512i w0 = _mm512_loadu_si512(panel);
-            const __m512i w1 = _mm512_loadu_si512(panel + 64);
+    for (int64_t q = 0; q < quads; ++q, x += 4 * rows, panel += 4 * igemm::columns) {
+        prefetcher.step(q);
+        const __m512i w0 = _mm512_loadu_si512(panel);
+        const __m512i w1 = _mm512_loadu_si512(panel + 64);
 #pragma GCC unroll 16
-            for (int r = 0; r < rows; ++r) {
-                const __m512i quad = _mm512_set1_epi32(int32_at(x + 4 * r));
-                add_products(sum[r][0], w0, quad);
-                add_products(sum[r][1], w1, quad);
-            }
+        for (int r = 0; r < rows; ++r) {
+            const __m512i quad = _mm512_set1_epi32(int32_at(x + 4 * r));
+            add_products(sum[r][0], w0, quad);
+            add_products(sum[r][1], w1, quad);
         }
     }
 #pragma GCC unroll 16
@@ -225,45 +222,36 @@ void multiply(const void* tile, const void* panel, int64_t rows, int64_t k, bool
                                sums, ahead);
 }
 
+// Stands in for the rows that the last quad lacks.
+alignas(32) constexpr int8_t zero_row[igemm::columns] = {};
+
 template <int rows>
 void stream_rows(const char* x, const int8_t* weight, int64_t stride, int64_t k, bool accumulate, int32_t* sums,
                  const Ahead& ahead) {
     const int64_t quads = (k + 3) / 4;
-    Pieces sum[rows];
+    __m256i sum[rows][4];
 #pragma GCC unroll 4
     for (int r = 0; r < rows; ++r)
-        for (__m256i& part : sum[r].part) part = _mm256_set1_epi32(int32_at(x + 4 * (quads * rows + r)));
-    const auto add_quad = [&](const Pieces& w) {
+#pragma GCC unroll 4
+        for (int g = 0; g < 4; ++g) sum[r][g] = _mm256_set1_epi32(int32_at(x + 4 * (quads * rows + r)));
+    Prefetcher prefetcher(ahead, quads);
+    for (int64_t q = 0; q < quads; ++q, x += 4 * rows, weight += 4 * stride) {
+        prefetcher.step(q);
+        const int64_t left = k - 4 * q;
+        const Pieces w = interleave(load_row(weight), load_row(left > 1 ? weight + stride : zero_row),
+                                    load_row(left > 2 ? weight + 2 * stride : zero_row),
+                                    load_row(left > 3 ? weight + 3 * stride : zero_row));
 #pragma GCC unroll 4
         for (int r = 0; r < rows; ++r) {
             const __m256i quad = _mm256_set1_epi32(int32_at(x + 4 * r));
 #pragma GCC unroll 4
-            for (int g = 0; g < 4; ++g) add_products(sum[r].part[g], w.part[g], quad);
+            for (int g = 0; g < 4; ++g) add_products(sum[r][g], w.part[g], quad);
         }
-        x += 4 * rows;
-    };
-    Prefetcher prefetcher(ahead, quads);
-    const int8_t* row = weight;
-    for (int64_t begin = 0; begin < k / 4; begin += Prefetcher::stretch) {
-        prefetcher.step();
-        const int64_t end = std::min(begin + Prefetcher::stretch, k / 4);
-        for (int64_t q = begin; q < end; ++q, row += 4 * stride)
-            add_quad(interleave(load_row(row), load_row(row + stride), load_row(row + 2 * stride),
-                                load_row(row + 3 * stride)));
-    }
-    if (k % 4 != 0) {
-        const __m256i zeros = _mm256_setzero_si256();
-        add_quad(interleave(load_row(row), k % 4 > 1 ? load_row(row + stride) : zeros,
-                            k % 4 > 2 ? load_row(row + 2 * stride) : zeros, zeros));
     }
 #pragma GCC unroll 4
     for (int r = 0; r < rows; ++r) {
-        const __m256i* part = sum[r].part;
-        const auto both = [](__m256i low, __m256i high) {
-            return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
-        };
-        const __m512i low = both(part[0], part[1]);
-        const __m512i high = both(part[2], part[3]);
+        const __m512i low = _mm512_inserti64x4(_mm512_castsi256_si512(sum[r][0]), sum[r][1], 1);
+        const __m512i high = _mm512_inserti64x4(_mm512_castsi256_si512(sum[r][2]), sum[r][3], 1);
         store_sums(_mm512_shuffle_i32x4(low, high, 0x88), _mm512_shuffle_i32x4(low, high, 0xDD), accumulate,
                    sums + r * igemm::columns);
     }
@@ -273,38 +261,30 @@ template <int rows>
 void stream_rows_int4(const char* x, const int8_t* weight, int64_t stride, int64_t k, bool accumulate, int32_t* sums,
                       const Ahead& ahead) {
     const int64_t quads = (k + 3) / 4;
-    Nibbles sum[rows];
+    __m512i even[rows];
+    __m512i odd[rows];
 #pragma GCC unroll 4
-    for (int r = 0; r < rows; ++r) sum[r].even = sum[r].odd = _mm512_set1_epi32(int32_at(x + 4 * (quads * rows + r)));
-    const auto add_quad = [&](const Nibbles& w) {
+    for (int r = 0; r < rows; ++r) even[r] = odd[r] = _mm512_set1_epi32(int32_at(x + 4 * (quads * rows + r)));
+    Prefetcher prefetcher(ahead, quads);
+    for (int64_t q = 0; q < quads; ++q, x += 4 * rows, weight += 4 * stride) {
+        prefetcher.step(q);
+        const int64_t left = k - 4 * q;
+        const Nibbles w = interleave_int4(load_bytes(weight), load_bytes(left > 1 ? weight + stride : zero_row),
+                                          load_bytes(left > 2 ? weight + 2 * stride : zero_row),
+                                          load_bytes(left > 3 ? weight + 3 * stride : zero_row));
 #pragma GCC unroll 4
         for (int r = 0; r < rows; ++r) {
             const __m512i quad = _mm512_set1_epi32(int32_at(x + 4 * r));
-            add_products(sum[r].even, w.even, quad);
-            add_products(sum[r].odd, w.odd, quad);
+            add_products(even[r], w.even, quad);
+            add_products(odd[r], w.odd, quad);
         }
-        x += 4 * rows;
-    };
-    Prefetcher prefetcher(ahead, quads);
-    const int8_t* row = weight;
-    for (int64_t begin = 0; begin < k / 4; begin += Prefetcher::stretch) {
-        prefetcher.step();
-        const int64_t end = std::min(begin + Prefetcher::stretch, k / 4);
-        for (int64_t q = begin; q < end; ++q, row += 4 * stride)
-            add_quad(interleave_int4(load_bytes(row), load_bytes(row + stride), load_bytes(row + 2 * stride),
-                                     load_bytes(row + 3 * stride)));
-    }
-    if (k % 4 != 0) {
-        const __m512i zeros = _mm512_setzero_si512();
-        add_quad(interleave_int4(load_bytes(row), k % 4 > 1 ? load_bytes(row + stride) : zeros,
-                                 k % 4 > 2 ? load_bytes(row + 2 * stride) : zeros, zeros));
     }
     const __m512i first = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
 #pragma GCC unroll 4
     for (int r = 0; r < rows; ++r)
-        store_sums(_mm512_permutex2var_epi32(sum[r].even, first, sum[r].odd),
-                   _mm512_permutex2var_epi32(sum[r].even, second, sum[r].odd), accumulate, sums + r * igemm::columns);
+        store_sums(_mm512_permutex2var_epi32(even[r], first, odd[r]),
+                   _mm512_permutex2var_epi32(even[r], second, odd[r]), accumulate, sums + r * igemm::columns);
 }
 
 using Stream = void (*)(const char*, const int8_t*, int64_t, int64_t, bool, int32_t*, const Ahead&);
