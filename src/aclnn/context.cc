@@ -54,8 +54,9 @@ void close_context(const std::shared_ptr<Context>& context) {
         const auto stream = std::static_pointer_cast<Stream>(object);
         if (stream->context != context || withdraw<Stream>(stream->handle) == nullptr) continue;
         if (stream != default_stream)
-            warn(Rule::unbalanced, "", text("stream number %llu was still there when its context ended",
-                                            static_cast<unsigned long long>(stream->number)),
+            warn(Rule::unbalanced, "",
+                 text("stream number %llu was still there when its context ended",
+                      static_cast<unsigned long long>(stream->number)),
                  "aclrtDestroyStream before", stream->about());
         retire_stream(stream, false);
     }
@@ -98,8 +99,9 @@ Status reset_device(int32_t device, bool force) {
     const Lock lock(state_mutex());
     for (const AllocationPtr& allocation : live_allocations())
         if (allocation->device == device)
-            warn(Rule::unbalanced, "", text("allocation %llu of %zu bytes was still there when its device was reset",
-                                            static_cast<unsigned long long>(allocation->number), allocation->size),
+            warn(Rule::unbalanced, "",
+                 text("allocation %llu of %zu bytes was still there when its device was reset",
+                      static_cast<unsigned long long>(allocation->number), allocation->size),
                  "aclrtFree before", allocation->about());
     free_all(device, here());
     return 0;
@@ -124,15 +126,17 @@ void report_leaks() {
                 const Lock lock(state_mutex());
                 if (static_cast<Stream&>(*object).context->default_stream == object) continue;
             }
-            warn(kind == Kind::executor ? Rule::executor_leak : Rule::unbalanced, "",
-                 text("%s number %llu is still there", kind_name(kind), static_cast<unsigned long long>(object->number)),
-                 "everything destroyed before aclFinalize", object->about());
+            warn(
+                kind == Kind::executor ? Rule::executor_leak : Rule::unbalanced, "",
+                text("%s number %llu is still there", kind_name(kind), static_cast<unsigned long long>(object->number)),
+                "everything destroyed before aclFinalize", object->about());
         }
     }
     const Lock lock(state_mutex());
     for (const AllocationPtr& allocation : live_allocations())
-        warn(Rule::unbalanced, "", text("allocation %llu of %zu bytes is still there",
-                                        static_cast<unsigned long long>(allocation->number), allocation->size),
+        warn(Rule::unbalanced, "",
+             text("allocation %llu of %zu bytes is still there", static_cast<unsigned long long>(allocation->number),
+                  allocation->size),
              "everything freed before aclFinalize", allocation->about());
     for (int device = 0; device < device_count; ++device)
         if (process().devices[device].references > 0)
@@ -184,8 +188,7 @@ Status get_option(const std::map<int, int64_t>& options, aclSysParamOpt option, 
 }
 
 Status synchronise_device(int32_t timeout_ms) {
-    if (timeout_ms < -1)
-        return refuse(107000, Rule::argument, "timeout", text("%d", timeout_ms), "-1 or milliseconds");
+    if (timeout_ms < -1) return refuse(107000, Rule::argument, "timeout", text("%d", timeout_ms), "-1 or milliseconds");
     std::shared_ptr<Context> context;
     MOE_DEVICE_TRY(need_context(&context));
     Status first = 0;
@@ -297,7 +300,8 @@ aclError aclrtResetDeviceForce(int32_t deviceId) {
 
 aclError aclrtGetDevice(int32_t* deviceId) {
     return entry(MOE_HERE, [&]() -> Status {
-        if (deviceId == nullptr) return refuse(100000, Rule::null_argument, "deviceId", "null", "a place for the result");
+        if (deviceId == nullptr)
+            return refuse(100000, Rule::null_argument, "deviceId", "null", "a place for the result");
         std::shared_ptr<Context> context;
         MOE_DEVICE_TRY(need_context(&context));
         *deviceId = context->device;
@@ -331,7 +335,8 @@ aclError aclrtSynchronizeDeviceWithTimeout(int32_t timeout) {
 
 aclError aclrtCreateContext(aclrtContext* context, int32_t deviceId) {
     return entry(MOE_HERE, [&]() -> Status {
-        if (context == nullptr) return refuse(100000, Rule::null_argument, "context", "null", "a place for the context");
+        if (context == nullptr)
+            return refuse(100000, Rule::null_argument, "context", "null", "a place for the context");
         MOE_DEVICE_TRY(check_device(deviceId));
         used = true;
         auto made = std::make_shared<Context>(deviceId, false);

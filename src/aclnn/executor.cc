@@ -125,9 +125,8 @@ std::string Call::in_words_of_interface(std::string message) const {
             continue;
         }
         const std::string word = message.substr(i, end - i);
-        const auto operand = std::find_if(operands.begin(), operands.end(), [&](const Operand& candidate) {
-            return candidate.core_name == word;
-        });
+        const auto operand = std::find_if(operands.begin(), operands.end(),
+                                          [&](const Operand& candidate) { return candidate.core_name == word; });
         out += operand != operands.end() ? operand->name : camel_case(word);
         i = end;
     }
@@ -226,14 +225,21 @@ Status first_phase(const Operation& operation, uint64_t* workspace_size, aclOpEx
     moe_plan plan;
     Status status = call->plan(call->views(), &plan);
     auto made = std::make_shared<Executor>(operation, call);
+    if (status == 0 && call->also_check != nullptr) MOE_DEVICE_TRY(call->also_check());
     if (status != 0) {
         if (call->translate != nullptr) status = call->translate(status);
-        status = call->refuse_core_error(status);
-        if (made->mode != MOE_ACLNN_REAL || !operation.defers_tiling || status / 1000 != 561) return status;
-        made->hidden_failure = 561000;
+        if (status == 0) {
+            call->compute_nothing();
+        } else {
+            status = call->refuse_core_error(status);
+            if (made->mode != MOE_ACLNN_REAL || !operation.defers_tiling || status / 1000 != 561) return status;
+            made->hidden_failure = 561000;
+        }
+        plan = {};
     }
     made->workspace_size = round_up(plan.workspace_size);
     if (option(MOE_ACLNN_OPTION_WORKSPACE)) made->workspace_size += workspace_unit;
+    if (call->planned != nullptr) call->planned();
     *workspace_size = made->workspace_size;
     *executor = static_cast<aclOpExecutor*>(add_object(std::move(made)));
     return 0;
@@ -246,8 +252,8 @@ namespace {
 // An operand that is computed in host memory because its allocation is too small, or because it overlaps another.
 struct StandIn {
     size_t operand;
-    Range real;       // what there is of it
-    Range whole;      // what there should be
+    Range real;   // what there is of it
+    Range whole;  // what there should be
     bool output;
     std::vector<char> memory;
 };
@@ -261,9 +267,9 @@ struct Launch {
     uint64_t workspace_size = 0;
     std::vector<char> own_workspace;
     std::vector<StandIn> stand_ins;
-    bool executable = true;    // else a fault at the synchronisation
+    bool executable = true;  // else a fault at the synchronisation
     bool needs_workspace = false;
-    Status outcome = 0;        // of the core
+    Status outcome = 0;  // of the core
     std::string message;
 };
 
@@ -371,9 +377,8 @@ Status separate_outputs(Launch& launch, const std::vector<Placed>& placed) {
             MOE_DEVICE_TRY(mistake(161002, Rule::aliasing, call.operands[output.operand].name,
                                    "the memory of " + call.operands[other.operand].name, "memory of its own",
                                    output.allocation->about()));
-            const bool apart =
-                std::any_of(launch.stand_ins.begin(), launch.stand_ins.end(),
-                            [&](const StandIn& stand_in) { return stand_in.operand == output.operand; });
+            const bool apart = std::any_of(launch.stand_ins.begin(), launch.stand_ins.end(),
+                                           [&](const StandIn& stand_in) { return stand_in.operand == output.operand; });
             Range whole;
             extent_of(launch.views.tensors[output.operand], &whole);
             if (!apart) launch.stand_ins.push_back({output.operand, output.range, whole, true, {}});
@@ -396,7 +401,7 @@ Status resolve_operands(Launch& launch) {
         if (now.raw_sets != operand.state.raw_sets)
             MOE_DEVICE_TRY(mistake(161002, Rule::raw_address, operand.name, "aclSetRawTensorAddr since phase 1",
                                    "the address of phase 1, or aclSetTensorAddr", operand.tensor->about()));
-        if (now.nz_pending && !operand.output)
+        if (now.nz_pending && operand.state.format == ACL_FORMAT_FRACTAL_NZ && !operand.output)
             MOE_DEVICE_TRY(mistake(161002, Rule::nz_not_ready, operand.name,
                                    "FRACTAL_NZ in name only: its conversion was not run",
                                    "phase 2 of aclnnTransMatmulWeight before", operand.tensor->about()));
@@ -426,10 +431,10 @@ Status check_workspace(Launch& launch, void* workspace, uint64_t size) {
                               "live device memory", executor.about());
     const Range range = range_of(workspace, size);
     if (!allocation->asked().contains(range)) {
-        MOE_DEVICE_TRY(mistake(161002, Rule::workspace_buffer, "workspace",
-                               text("%zu bytes of an allocation of %zu", allocation->asked().end - range.begin,
-                                    allocation->size),
-                               text("%llu bytes", static_cast<unsigned long long>(size)), allocation->about()));
+        MOE_DEVICE_TRY(
+            mistake(161002, Rule::workspace_buffer, "workspace",
+                    text("%zu bytes of an allocation of %zu", allocation->asked().end - range.begin, allocation->size),
+                    text("%llu bytes", static_cast<unsigned long long>(size)), allocation->about()));
         launch.needs_workspace = !allocation->memory.contains(range_of(workspace, executor.workspace_size));
     }
     return 0;
@@ -552,8 +557,7 @@ Status second_phase(const Operation& operation, void* workspace, uint64_t worksp
 namespace {
 
 Status need_executor(aclOpExecutor* handle, std::shared_ptr<Executor>* executor) {
-    if (handle == nullptr)
-        return refuse(561103, Rule::repeatable, "executor", "null", "the executor of phase 1");
+    if (handle == nullptr) return refuse(561103, Rule::repeatable, "executor", "null", "the executor of phase 1");
     *executor = lookup<Executor>(handle);
     if (*executor != nullptr) return 0;
     const Fate fate = fate_of(handle, Kind::executor);
@@ -589,8 +593,8 @@ Status set_address(aclOpExecutor* handle, size_t index, aclTensor* tensor_handle
     return 0;
 }
 
-Status set_list_address(aclOpExecutor* handle, size_t index, size_t relative, aclTensorList* list_handle,
-                        void* address, Direction direction) {
+Status set_list_address(aclOpExecutor* handle, size_t index, size_t relative, aclTensorList* list_handle, void* address,
+                        Direction direction) {
     if (list_handle == nullptr) return refuse(561103, Rule::null_argument, "tensors", "null", "a tensor list");
     const std::shared_ptr<TensorList> list = lookup<TensorList>(list_handle);
     if (list == nullptr) {
@@ -636,35 +640,35 @@ aclnnStatus aclDestroyAclOpExecutor(aclOpExecutor* executor) {
     });
 }
 
-#define MOE_ADDRESS_SETTERS(prefix)                                                                                  \
-    aclnnStatus prefix##SetInputTensorAddr(aclOpExecutor* executor, const size_t index, aclTensor* tensor,           \
-                                           void* addr) {                                                             \
-        return entry(MOE_HERE, [&] { return set_address(executor, index, tensor, addr, Direction::input); });        \
-    }                                                                                                                \
-    aclnnStatus prefix##SetOutputTensorAddr(aclOpExecutor* executor, const size_t index, aclTensor* tensor,          \
-                                            void* addr) {                                                            \
-        return entry(MOE_HERE, [&] { return set_address(executor, index, tensor, addr, Direction::output); });       \
-    }                                                                                                                \
-    aclnnStatus prefix##SetTensorAddr(aclOpExecutor* executor, const size_t index, aclTensor* tensor, void* addr) {  \
-        return entry(MOE_HERE, [&] { return set_address(executor, index, tensor, addr, Direction::any); });          \
-    }                                                                                                                \
-    aclnnStatus prefix##SetDynamicInputTensorAddr(aclOpExecutor* executor, size_t irIndex,                           \
-                                                  const size_t relativeIndex, aclTensorList* tensors, void* addr) {  \
-        return entry(MOE_HERE, [&] {                                                                                 \
-            return set_list_address(executor, irIndex, relativeIndex, tensors, addr, Direction::input);              \
-        });                                                                                                          \
-    }                                                                                                                \
-    aclnnStatus prefix##SetDynamicOutputTensorAddr(aclOpExecutor* executor, size_t irIndex,                          \
-                                                   const size_t relativeIndex, aclTensorList* tensors, void* addr) { \
-        return entry(MOE_HERE, [&] {                                                                                 \
-            return set_list_address(executor, irIndex, relativeIndex, tensors, addr, Direction::output);             \
-        });                                                                                                          \
-    }                                                                                                                \
-    aclnnStatus prefix##SetDynamicTensorAddr(aclOpExecutor* executor, size_t irIndex, const size_t relativeIndex,    \
-                                             aclTensorList* tensors, void* addr) {                                   \
-        return entry(MOE_HERE, [&] {                                                                                 \
-            return set_list_address(executor, irIndex, relativeIndex, tensors, addr, Direction::any);                \
-        });                                                                                                          \
+#define MOE_ADDRESS_SETTERS(prefix)                                                                                    \
+    aclnnStatus prefix##SetInputTensorAddr(aclOpExecutor* executor, const size_t index, aclTensor* tensor,             \
+                                           void* addr) {                                                               \
+        return entry(MOE_HERE, [&] { return set_address(executor, index, tensor, addr, Direction::input); });          \
+    }                                                                                                                  \
+    aclnnStatus prefix##SetOutputTensorAddr(aclOpExecutor* executor, const size_t index, aclTensor* tensor,            \
+                                            void* addr) {                                                              \
+        return entry(MOE_HERE, [&] { return set_address(executor, index, tensor, addr, Direction::output); });         \
+    }                                                                                                                  \
+    aclnnStatus prefix##SetTensorAddr(aclOpExecutor* executor, const size_t index, aclTensor* tensor, void* addr) {    \
+        return entry(MOE_HERE, [&] { return set_address(executor, index, tensor, addr, Direction::any); });            \
+    }                                                                                                                  \
+    aclnnStatus prefix##SetDynamicInputTensorAddr(aclOpExecutor* executor, size_t irIndex, const size_t relativeIndex, \
+                                                  aclTensorList* tensors, void* addr) {                                \
+        return entry(MOE_HERE, [&] {                                                                                   \
+            return set_list_address(executor, irIndex, relativeIndex, tensors, addr, Direction::input);                \
+        });                                                                                                            \
+    }                                                                                                                  \
+    aclnnStatus prefix##SetDynamicOutputTensorAddr(aclOpExecutor* executor, size_t irIndex,                            \
+                                                   const size_t relativeIndex, aclTensorList* tensors, void* addr) {   \
+        return entry(MOE_HERE, [&] {                                                                                   \
+            return set_list_address(executor, irIndex, relativeIndex, tensors, addr, Direction::output);               \
+        });                                                                                                            \
+    }                                                                                                                  \
+    aclnnStatus prefix##SetDynamicTensorAddr(aclOpExecutor* executor, size_t irIndex, const size_t relativeIndex,      \
+                                             aclTensorList* tensors, void* addr) {                                     \
+        return entry(MOE_HERE, [&] {                                                                                   \
+            return set_list_address(executor, irIndex, relativeIndex, tensors, addr, Direction::any);                  \
+        });                                                                                                            \
     }
 MOE_ADDRESS_SETTERS(acl)
 MOE_ADDRESS_SETTERS(Acl)

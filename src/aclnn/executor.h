@@ -17,17 +17,17 @@ namespace moe::device {
 
 // What is the same for every call of an operator. One static object each.
 struct Operation {
-    const char* name;       // of phase 2, e.g. "aclnnMoeFinalizeRoutingV2"
-    bool individual;        // a generated operator; else composed by hand, which differs in how misuse shows
-    Status failure = 161001;  // of phase 2 for a null executor, a null workspace with a size, a failed launch
+    const char* name;              // of phase 2, e.g. "aclnnMoeFinalizeRoutingV2"
+    bool individual;               // a generated operator; else composed by hand, which differs in how misuse shows
+    Status failure = 161001;       // of phase 2 for a null executor, a null workspace with a size, a failed launch
     Status data_failure = 161002;  // of phase 2 for bad data, in strict mode
     bool defers_tiling = false;    // real: phase 1 hides a tiling failure, which phase 2 then returns as 561000
 };
 
 // One tensor argument.
 struct Operand {
-    std::string name;       // as the function of the interface calls it
-    std::string core_name;  // as the core calls it
+    std::string name;                // as the function of the interface calls it
+    std::string core_name;           // as the core calls it
     std::shared_ptr<Tensor> tensor;  // null when absent
     TensorState state;               // as phase 1 saw it
     bool output = false;
@@ -97,11 +97,17 @@ class Call {
         };
     }
     // Nothing is to be done, e.g. for empty tensors.
-    void compute_nothing() {}
+    void compute_nothing() {
+        plan_ = nullptr;
+        run_ = nullptr;
+    }
 
-    // Runs in phase 2 once the work is queued, e.g. to finish a change of a tensor.
+    // Phase 1, once the core has accepted the arguments: what a card refuses and the core does not.
+    std::function<Status()> also_check;
+    // At the end of a phase 1 that succeeds, and of a phase 2: changes of the caller's tensors.
+    std::function<void()> planned;
     std::function<void()> queued;
-    // The core's status as the operator returns it; null: as it is.
+    // The core's status of phase 1 as the operator returns it, 0 for one that has nothing to do; null: as it is.
     std::function<Status(Status)> translate;
 
     // --- For the frame ---
@@ -153,11 +159,11 @@ Status second_phase(const Operation& operation, void* workspace, uint64_t worksp
 Status array_values(const aclIntArray* handle, const char* argument, std::vector<int64_t>* values);
 
 // The second function of an operator is the same for all.
-#define MOE_SECOND_PHASE(function, operation)                                                                     \
-    aclnnStatus function(void* workspace, uint64_t workspaceSize, aclOpExecutor* executor, aclrtStream stream) {  \
-        return ::moe::device::entry(MOE_HERE, [&] {                                                               \
-            return ::moe::device::second_phase(operation, workspace, workspaceSize, executor, stream);            \
-        });                                                                                                       \
+#define MOE_SECOND_PHASE(function, operation)                                                                    \
+    aclnnStatus function(void* workspace, uint64_t workspaceSize, aclOpExecutor* executor, aclrtStream stream) { \
+        return ::moe::device::entry(MOE_HERE, [&] {                                                              \
+            return ::moe::device::second_phase(operation, workspace, workspaceSize, executor, stream);           \
+        });                                                                                                      \
     }
 
 }  // namespace moe::device

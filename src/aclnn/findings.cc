@@ -86,15 +86,15 @@ std::string json_string(const std::string& value) {
 }
 
 void write_json(std::FILE* file, const Finding& finding) {
-    std::fprintf(file,
-                 "{\"rule\": \"%s\", \"severity\": \"%s\", \"status\": %d, \"api\": %s, \"argument\": %s, \"seen\": %s, "
-                 "\"needed\": %s, \"origin\": %s, \"address\": %llu, \"object\": %llu}\n",
-                 rule_name(finding.rule), severity_name(finding.severity), finding.status,
-                 json_string(finding.api).c_str(), json_string(finding.argument).c_str(),
-                 json_string(finding.seen).c_str(), json_string(finding.needed).c_str(),
-                 json_string(finding.origin).c_str(),
-                 static_cast<unsigned long long>(reinterpret_cast<uintptr_t>(finding.address)),
-                 static_cast<unsigned long long>(finding.object));
+    std::fprintf(
+        file,
+        "{\"rule\": \"%s\", \"severity\": \"%s\", \"status\": %d, \"api\": %s, \"argument\": %s, \"seen\": %s, "
+        "\"needed\": %s, \"origin\": %s, \"address\": %llu, \"object\": %llu}\n",
+        rule_name(finding.rule), severity_name(finding.severity), finding.status, json_string(finding.api).c_str(),
+        json_string(finding.argument).c_str(), json_string(finding.seen).c_str(), json_string(finding.needed).c_str(),
+        json_string(finding.origin).c_str(),
+        static_cast<unsigned long long>(reinterpret_cast<uintptr_t>(finding.address)),
+        static_cast<unsigned long long>(finding.object));
     std::fflush(file);
 }
 
@@ -108,7 +108,8 @@ std::string body_of(const Finding& finding) {
 
 Finding make(Rule rule, moe_aclnn_severity severity, Status status, const std::string& argument,
              const std::string& seen, const std::string& needed, const About& about) {
-    return {rule,   severity, status, here().api,    argument, seen, needed, about.made == nullptr ? "" : about.made->text(),
+    return {rule,          severity,    status, here().api,
+            argument,      seen,        needed, about.made == nullptr ? "" : about.made->text(),
             about.address, about.number};
 }
 
@@ -139,15 +140,15 @@ std::string text(const char* format, ...) {
     return buffer;
 }
 
-Status refuse(Status status, Rule rule, const std::string& argument, const std::string& seen,
-              const std::string& needed, const About& about) {
+Status refuse(Status status, Rule rule, const std::string& argument, const std::string& seen, const std::string& needed,
+              const About& about) {
     thread_state.findings.push_back(make(rule, MOE_ACLNN_ERROR, status, argument, seen, needed, about));
     add_error_text(status, body_of(thread_state.findings.back()));
     return status;
 }
 
 Status mistake(Status strict_status, Rule rule, const std::string& argument, const std::string& seen,
-            const std::string& needed, const About& about) {
+               const std::string& needed, const About& about) {
     const Status status = mode() == MOE_ACLNN_STRICT ? strict_status : 0;
     thread_state.findings.push_back(make(rule, MOE_ACLNN_MISTAKE, status, argument, seen, needed, about));
     if (status != 0) add_error_text(status, body_of(thread_state.findings.back()));
@@ -184,9 +185,9 @@ void deliver_findings() {
             }
         }
         if (callback != nullptr) {
-            const moe_aclnn_finding plain = {rule_name(finding.rule),  finding.severity,       finding.status,
-                                             finding.api.c_str(),      finding.argument.c_str(), finding.seen.c_str(),
-                                             finding.needed.c_str(),   finding.origin.c_str(), finding.address,
+            const moe_aclnn_finding plain = {rule_name(finding.rule), finding.severity,         finding.status,
+                                             finding.api.c_str(),     finding.argument.c_str(), finding.seen.c_str(),
+                                             finding.needed.c_str(),  finding.origin.c_str(),   finding.address,
                                              finding.object};
             callback(&plain, user);
         }

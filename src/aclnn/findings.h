@@ -31,13 +31,13 @@ struct About {
 };
 
 // An error that a card reports too: sets the text of aclGetRecentErrMsg, returns `status`.
-Status refuse(Status status, Rule rule, const std::string& argument, const std::string& seen,
-              const std::string& needed, const About& about = {});
+Status refuse(Status status, Rule rule, const std::string& argument, const std::string& seen, const std::string& needed,
+              const About& about = {});
 
 // A mistake that a card does not notice, but suffers from. Recorded; an error in strict mode: returns `strict_status`
 // there, else 0.
 Status mistake(Status strict_status, Rule rule, const std::string& argument, const std::string& seen,
-            const std::string& needed, const About& about = {});
+               const std::string& needed, const About& about = {});
 
 // A mistake that strict mode does not turn into an error of this call.
 void record(Rule rule, const std::string& argument, const std::string& seen, const std::string& needed,
@@ -64,7 +64,7 @@ void unlock_findings();
 }  // namespace moe::device
 
 // Returns from the calling function when an expression yields an error.
-#define MOE_DEVICE_TRY(expression)                                                     \
-    do {                                                                               \
+#define MOE_DEVICE_TRY(expression)                                                    \
+    do {                                                                              \
         if (const ::moe::device::Status try_status = (expression)) return try_status; \
     } while (0)

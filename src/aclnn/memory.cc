@@ -60,8 +60,8 @@ struct Memory {
     size_t capacity;  // bytes that may be in use
     size_t used = 0;
     uint64_t last_number = 0;
-    std::map<uintptr_t, AllocationPtr> live;      // by the begin of the memory
-    std::map<uintptr_t, uintptr_t> unused;        // begin to end
+    std::map<uintptr_t, AllocationPtr> live;  // by the begin of the memory
+    std::map<uintptr_t, uintptr_t> unused;    // begin to end
     std::deque<Range> quarantine;
     size_t quarantined = 0;
     std::deque<Freed> freed;
@@ -71,7 +71,8 @@ struct Memory {
         const size_t host = static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
         capacity = std::min(host, largest_arena);
         for (size_t size = largest_arena; size >= smallest_arena; size /= 2) {
-            void* base = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+            void* base =
+                mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
             if (base == MAP_FAILED) continue;
             // Large pages would make every small tensor cost two megabytes.
             madvise(base, size, MADV_NOHUGEPAGE);
@@ -199,7 +200,11 @@ const Freed* find_freed(const void* address) {
 }  // namespace
 
 Allocation::Allocation(Range whole, Range inner, size_t asked_size, int32_t device_id)
-    : block(whole), memory(inner), size(asked_size), device(device_id), made(origin()),
+    : block(whole),
+      memory(inner),
+      size(asked_size),
+      device(device_id),
+      made(origin()),
       number(++device::memory().last_number) {}
 
 Allocation::~Allocation() {
@@ -239,8 +244,8 @@ bool Allocation::is_written(Range range) const {
 void Allocation::add_access(const Access& access) {
     size_t kept = 0;
     for (const Access& old : accesses_) {
-        const bool covered = old.stream == access.stream && access.range.contains(old.range) &&
-                             (access.writes || !old.writes);
+        const bool covered =
+            old.stream == access.stream && access.range.contains(old.range) && (access.writes || !old.writes);
         const auto seen = host_clock().find(old.stream);
         const bool over = (seen != host_clock().end() && seen->second >= old.position) || !stream_lives(old.stream);
         if (!covered && !over) accesses_[kept++] = old;
@@ -312,9 +317,9 @@ Status book_access(const AllocationPtr& allocation, Range range, bool writes, co
     if (conflicts.empty()) return 0;
     for (const Access& access : conflicts) task->after.push_back({live_stream(access.stream), access.position});
     return mistake(strict_status, Rule::unordered_streams, argument,
-                text("stream number %llu has work on it, of %s, that nothing orders before this",
-                     static_cast<unsigned long long>(conflicts[0].stream), conflicts[0].api),
-                "an event or a synchronisation between them", allocation->about());
+                   text("stream number %llu has work on it, of %s, that nothing orders before this",
+                        static_cast<unsigned long long>(conflicts[0].stream), conflicts[0].api),
+                   "an event or a synchronisation between them", allocation->about());
 }
 
 namespace {
@@ -339,9 +344,9 @@ Status malloc_device(void** out, size_t size, size_t padding) {
 
 Status tell_unsynchronised(const char* argument, uint64_t stream, const char* api, const About& about) {
     return mistake(100000, Rule::unsynchronised, argument,
-                text("stream number %llu has work on it that was not waited for, of %s",
-                     static_cast<unsigned long long>(stream), api),
-                "aclrtSynchronizeStream first", about);
+                   text("stream number %llu has work on it that was not waited for, of %s",
+                        static_cast<unsigned long long>(stream), api),
+                   "aclrtSynchronizeStream first", about);
 }
 
 // Tells when streams still work on the range, and adds what they have to reach to `marks`.
@@ -364,7 +369,7 @@ Status free_device(void* address) {
                                      ? text("%p, from aclrtMallocHost", address)
                                      : describe_address(address);
         return mistake(107000, Rule::free_misuse, "devPtr", seen, "an address of aclrtMalloc that is not freed yet",
-                    freed == nullptr ? About{nullptr, address, 0} : About{&freed->made, address, freed->number});
+                       freed == nullptr ? About{nullptr, address, 0} : About{&freed->made, address, freed->number});
     }
     const AllocationPtr allocation = found->second;
     // A task that still uses the memory keeps it.
@@ -401,7 +406,7 @@ Status check_side(Side* side, size_t count, bool must_be_device, bool must_be_ho
                       "live device memory or host memory");
     if (must_be_host)
         MOE_DEVICE_TRY(mistake(100000, Rule::memcpy_kind, side->name, describe_address(side->address),
-                            "host memory, as the kind says", side->allocation->about()));
+                               "host memory, as the kind says", side->allocation->about()));
     if (!side->allocation->memory.contains(range))
         return refuse(107000, Rule::memcpy_size, "count",
                       text("%zu bytes from byte %zu of an allocation of %zu", count,
@@ -409,9 +414,9 @@ Status check_side(Side* side, size_t count, bool must_be_device, bool must_be_ho
                       "a range inside of the allocation", side->allocation->about());
     if (!side->allocation->asked().contains(range))
         MOE_DEVICE_TRY(mistake(100000, Rule::memcpy_size, "count",
-                            text("%zu bytes from byte %zu of an allocation of %zu", count,
-                                 range.begin - side->allocation->memory.begin, side->allocation->size),
-                            "a range inside of the allocation", side->allocation->about()));
+                               text("%zu bytes from byte %zu of an allocation of %zu", count,
+                                    range.begin - side->allocation->memory.begin, side->allocation->size),
+                               "a range inside of the allocation", side->allocation->about()));
     return 0;
 }
 
@@ -426,8 +431,7 @@ Status check_copy(void* dst, size_t dest_max, const void* src, size_t count, acl
     const int number = static_cast<int>(kind);
     if (number < 0 || number > 5) return refuse(100000, Rule::memcpy_kind, "kind", text("%d", number), "0 to 5");
     if (count > dest_max)
-        return refuse(107000, Rule::memcpy_size, "count", text("%zu", count),
-                      text("at most destMax = %zu", dest_max));
+        return refuse(107000, Rule::memcpy_size, "count", text("%zu", count), text("at most destMax = %zu", dest_max));
     std::shared_ptr<Context> context;
     MOE_DEVICE_TRY(need_context(&context));
     const bool by_address = kind == ACL_MEMCPY_DEFAULT;
@@ -500,7 +504,8 @@ aclError aclrtFree(void* devPtr) {
 
 aclError aclrtMallocHost(void** hostPtr, size_t size) {
     return entry(MOE_HERE, [&]() -> Status {
-        if (hostPtr == nullptr) return refuse(100000, Rule::null_argument, "hostPtr", "null", "a place for the address");
+        if (hostPtr == nullptr)
+            return refuse(100000, Rule::null_argument, "hostPtr", "null", "a place for the address");
         if (size == 0) return refuse(100000, Rule::free_misuse, "size", "0", "at least 1");
         std::shared_ptr<Context> context;
         MOE_DEVICE_TRY(need_context(&context));
@@ -522,12 +527,13 @@ aclError aclrtFreeHost(void* hostPtr) {
         const auto found = memory().pinned.find(reinterpret_cast<uintptr_t>(hostPtr));
         if (found == memory().pinned.end())
             return mistake(107000, Rule::free_misuse, "hostPtr", describe_address(hostPtr),
-                        "an address of aclrtMallocHost that is not freed yet");
+                           "an address of aclrtMallocHost that is not freed yet");
         for (const Access& access : found->second->accesses) {
             const auto reached = host_clock().find(access.stream);
             if (!stream_lives(access.stream) || (reached != host_clock().end() && reached->second >= access.position))
                 continue;
-            MOE_DEVICE_TRY(tell_unsynchronised("hostPtr", access.stream, access.api, {&found->second->made, hostPtr, 0}));
+            MOE_DEVICE_TRY(
+                tell_unsynchronised("hostPtr", access.stream, access.api, {&found->second->made, hostPtr, 0}));
             break;
         }
         memory().pinned.erase(found);

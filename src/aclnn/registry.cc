@@ -91,8 +91,7 @@ Fate fate_of(const void* handle, Kind kind) {
     const auto& destroyed = registry().destroyed;
     const auto record = std::find_if(destroyed.rbegin(), destroyed.rend(),
                                      [&](const Destroyed& entry) { return entry.number == number; });
-    std::string seen =
-        text("%s number %llu, destroyed", kind_name(old_kind), static_cast<unsigned long long>(number));
+    std::string seen = text("%s number %llu, destroyed", kind_name(old_kind), static_cast<unsigned long long>(number));
     if (record == destroyed.rend()) return {seen + " long ago", old_kind == kind, {}, number};
     return {seen + " by " + record->destroyed.text(), old_kind == kind, record->made, number};
 }

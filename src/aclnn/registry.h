@@ -65,8 +65,8 @@ std::shared_ptr<T> withdraw(const void* handle) {
 // What a handle that was not found is, for messages: "a tensor destroyed by ...", "no handle of this library".
 struct Fate {
     std::string text;
-    bool was_known;      // it was a handle of this kind once
-    Origin made;         // of a live object of another kind, or of one that is remembered
+    bool was_known;  // it was a handle of this kind once
+    Origin made;     // of a live object of another kind, or of one that is remembered
     uint64_t number;
 };
 Fate fate_of(const void* handle, Kind kind);

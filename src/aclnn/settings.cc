@@ -11,7 +11,7 @@ namespace moe::device {
 namespace {
 
 constexpr int option_count = MOE_ACLNN_OPTION_PROTECT + 1;
-constexpr const char* known_socs[] = {"Ascend910B1", "Ascend910B2",  "Ascend910B3",  "Ascend910B4",
+constexpr const char* known_socs[] = {"Ascend910B1", "Ascend910B2",  "Ascend910B3",    "Ascend910B4",
                                       "Ascend910B",  "Ascend910_93", "Ascend910_9382", "Ascend910_9391"};
 
 const char* find_soc(const char* name) {

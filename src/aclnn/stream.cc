@@ -234,8 +234,8 @@ Status synchronise(const std::shared_ptr<Stream>& stream, int32_t timeout_ms) {
         known = stream->known;
     }
     if (stream->wait(position, timeout_ms) == Stream::Wait::timed_out)
-        return refuse(507046, Rule::stream_handle, "timeout", text("work left after %d ms", timeout_ms),
-                      "more time", stream->about());
+        return refuse(507046, Rule::stream_handle, "timeout", text("work left after %d ms", timeout_ms), "more time",
+                      stream->about());
     {
         const std::lock_guard<std::mutex> lock(state_mutex());
         host_reached(*stream, position, known);
@@ -269,7 +269,8 @@ Status create_stream(aclrtStream* out) {
 }
 
 Status destroy_stream(aclrtStream handle, bool drop) {
-    if (handle == nullptr) return refuse(100000, Rule::stream_handle, "stream", "null", "a stream of aclrtCreateStream");
+    if (handle == nullptr)
+        return refuse(100000, Rule::stream_handle, "stream", "null", "a stream of aclrtCreateStream");
     std::shared_ptr<Stream> stream = lookup<Stream>(handle);
     if (stream == nullptr) {
         const Fate fate = fate_of(handle, Kind::stream);
@@ -288,8 +289,7 @@ Status destroy_stream(aclrtStream handle, bool drop) {
 }
 
 Status synchronise_handle(aclrtStream handle, int32_t timeout_ms) {
-    if (timeout_ms < -1)
-        return refuse(107000, Rule::argument, "timeout", text("%d", timeout_ms), "-1 or milliseconds");
+    if (timeout_ms < -1) return refuse(107000, Rule::argument, "timeout", text("%d", timeout_ms), "-1 or milliseconds");
     std::shared_ptr<Stream> stream;
     MOE_DEVICE_TRY(usable_stream(handle, &stream));
     return synchronise(stream, timeout_ms);
@@ -316,7 +316,8 @@ void host_waited(const Recording& recording) {
 
 Status create_event(aclrtEvent* out, uint32_t flag) {
     if (out == nullptr) return refuse(100000, Rule::null_argument, "event", "null", "a place for the event");
-    constexpr uint32_t flags = ACL_EVENT_SYNC | ACL_EVENT_CAPTURE_STREAM_PROGRESS | ACL_EVENT_TIME_LINE | ACL_EVENT_EXTERNAL;
+    constexpr uint32_t flags =
+        ACL_EVENT_SYNC | ACL_EVENT_CAPTURE_STREAM_PROGRESS | ACL_EVENT_TIME_LINE | ACL_EVENT_EXTERNAL;
     if ((flag & ~flags) != 0) return refuse(107000, Rule::argument, "flag", text("0x%x", flag), "ACL_EVENT_... flags");
     std::shared_ptr<Context> context;
     MOE_DEVICE_TRY(need_context(&context));

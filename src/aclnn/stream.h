@@ -25,8 +25,8 @@ struct Mark {
 };
 
 struct Task {
-    Origin origin;            // the call that queued it
-    std::vector<Mark> after;  // what has to run first, in other streams
+    Origin origin;                      // the call that queued it
+    std::vector<Mark> after;            // what has to run first, in other streams
     std::vector<AllocationPtr> memory;  // stays mapped until the task is done
     std::function<Status()> run;        // not 0: the error of the stream, whose text is last_refusal()
 };

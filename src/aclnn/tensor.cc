@@ -48,13 +48,14 @@ std::vector<int64_t> row_major(const std::vector<int64_t>& shape) {
 
 Status check_dims(const int64_t* dims, uint64_t count, const char* argument) {
     if (dims == nullptr && count > 0)
-        return refuse(161001, Rule::null_argument, argument, "null", text("%llu numbers", static_cast<unsigned long long>(count)));
+        return refuse(161001, Rule::null_argument, argument, "null",
+                      text("%llu numbers", static_cast<unsigned long long>(count)));
     if (count > most_dims)
-        return refuse(161002, Rule::tensor_layout, argument, text("%llu dimensions", static_cast<unsigned long long>(count)),
+        return refuse(161002, Rule::tensor_layout, argument,
+                      text("%llu dimensions", static_cast<unsigned long long>(count)),
                       text("at most %llu", static_cast<unsigned long long>(most_dims)));
     return 0;
 }
-
 
 template <class Made, class Value>
 void* create_array(const Value* value, uint64_t size) {
@@ -119,8 +120,8 @@ Status size_of(const void* handle, const char* argument, uint64_t* size) {
     const std::shared_ptr<T> object = lookup<T>(handle);
     if (object == nullptr) {
         const Fate fate = fate_of(handle, T::object_kind);
-        return refuse(161002, Rule::double_destroy, argument, fate.text, std::string("a live ") + kind_name(T::object_kind),
-                      {&fate.made, handle, fate.number});
+        return refuse(161002, Rule::double_destroy, argument, fate.text,
+                      std::string("a live ") + kind_name(T::object_kind), {&fate.made, handle, fate.number});
     }
     *size = object->values.size();
     return 0;
@@ -179,9 +180,9 @@ moe_tensor view_of(const TensorState& state, void* data) {
         view.stride[d] = times(state.strides[d], size);
     }
     const int64_t skipped = size == 0 ? state.offset / 2 : times(state.offset, size);
-    view.data = data == nullptr ? nullptr
-                                : reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(data) +
-                                                          static_cast<uintptr_t>(skipped));
+    view.data = data == nullptr
+                    ? nullptr
+                    : reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(skipped));
     if (!is_nz(state.format)) return view;
     const std::vector<int64_t>& storage = state.storage_shape;
     if (state.shape == storage) {
@@ -235,8 +236,7 @@ bool extent_of(const moe_tensor& view, Range* range) {
 
 std::string describe(const TensorState& state) {
     std::string out = std::string(moe_dtype_name(static_cast<moe_dtype>(state.dtype))) + " (";
-    for (size_t d = 0; d < state.shape.size(); ++d)
-        out += (d == 0 ? "" : ", ") + std::to_string(state.shape[d]);
+    for (size_t d = 0; d < state.shape.size(); ++d) out += (d == 0 ? "" : ", ") + std::to_string(state.shape[d]);
     return out + ")";
 }
 
@@ -261,8 +261,7 @@ aclTensor* aclCreateTensor(const int64_t* viewDims, uint64_t viewDimsNum, aclDat
         if (check_dims(storageDims, storageDimsNum, "storageDims") != 0) return nullptr;
         TensorState state;
         state.shape.assign(viewDims, viewDims + viewDimsNum);
-        state.strides =
-            stride == nullptr ? row_major(state.shape) : std::vector<int64_t>(stride, stride + viewDimsNum);
+        state.strides = stride == nullptr ? row_major(state.shape) : std::vector<int64_t>(stride, stride + viewDimsNum);
         state.storage_shape.assign(storageDims, storageDims + storageDimsNum);
         state.offset = offset;
         state.dtype = dataType;
@@ -434,9 +433,8 @@ aclnnStatus aclSetRawTensorAddr(aclTensor* tensor, void* addr) {
     });
 }
 aclnnStatus aclGetRawTensorAddr(const aclTensor* tensor, void** addr) {
-    return entry(MOE_HERE, [&] {
-        return get_value(tensor, addr, "addr", [](const TensorState& state) { return state.data; });
-    });
+    return entry(MOE_HERE,
+                 [&] { return get_value(tensor, addr, "addr", [](const TensorState& state) { return state.data; }); });
 }
 
 size_t aclDataTypeSize(aclDataType dataType) {

@@ -48,9 +48,10 @@ class Findings {
     Findings() {
         moe_aclnn_set_callback(
             [](const moe_aclnn_finding* finding, void* user) {
-                static_cast<Findings*>(user)->rules_.push_back(
-                    {finding->rule, finding->severity, std::string(finding->api) + ": " + finding->argument + ": " +
-                                                           finding->seen + ", needed " + finding->needed});
+                static_cast<Findings*>(user)->rules_.push_back({finding->rule, finding->severity,
+                                                                std::string(finding->api) + ": " + finding->argument +
+                                                                    ": " + finding->seen + ", needed " +
+                                                                    finding->needed});
             },
             this);
     }

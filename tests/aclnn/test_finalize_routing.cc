@@ -79,8 +79,8 @@ TEST_CASE("null, dtype and shape errors have the codes of an individual operator
         uint64_t size = 77;
         aclOpExecutor* const untouched = reinterpret_cast<aclOpExecutor*>(0x1234);
         aclOpExecutor* executor = untouched;
-        CHECK(aclnnMoeFinalizeRoutingV2GetWorkspaceSize(nullptr, of.row_idx, nullptr, nullptr, nullptr, nullptr, nullptr,
-                                                        0, of.out, &size, &executor) == 161001);
+        CHECK(aclnnMoeFinalizeRoutingV2GetWorkspaceSize(nullptr, of.row_idx, nullptr, nullptr, nullptr, nullptr,
+                                                        nullptr, 0, of.out, &size, &executor) == 161001);
         const std::string message = error_text();
         CHECK_MESSAGE(contains(message, "expandedX: null"), message);
         CHECK(contains(message, "EZ1001"));
