@@ -57,10 +57,12 @@ Status read_header(const void* memory, uint64_t size, Tensor* tensor, Header* he
     if (size < sizeof magic || std::memcmp(memory, magic, sizeof magic) != 0)
         return refuse("bytes of something else, needed what pack made");
     if (size < sizeof(Header))
-        return fail(MOE_ERROR_INVALID, Kind::value, "packed weight", "cut off in its header after %llu bytes, needed %d",
-                    static_cast<unsigned long long>(size), MOE_PACKED_HEADER);
+        return fail(MOE_ERROR_INVALID, Kind::value, "packed weight",
+                    "cut off in its header after %llu bytes, needed %d", static_cast<unsigned long long>(size),
+                    MOE_PACKED_HEADER);
     std::memcpy(header, memory, sizeof *header);
-    if (header->byte_order == other_order) return refuse("written in the other byte order, needed that of this machine");
+    if (header->byte_order == other_order)
+        return refuse("written in the other byte order, needed that of this machine");
     if (header->byte_order != this_order) return refuse("a damaged header (byte order), needed what pack made");
     if (header->version != MOE_PACKED_VERSION)
         return fail(MOE_ERROR_INVALID, Kind::value, "packed weight", "version %u of the format, needed %d",

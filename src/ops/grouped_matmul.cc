@@ -446,9 +446,10 @@ void GroupedProduct::sum_block(int thread, int64_t begin, int64_t end, int64_t s
         for (int64_t row = begin; row < end; row += step) {
             const int64_t rows = std::min(step, end - row);
             const int64_t prefetch = next_block.k * (row + rows - begin) / (end - begin);
-            const Ahead ahead = p < next.count ? weights_->ahead(*kernels_, next.expert, next_block.k_begin + prefetched,
-                                                                 next_block.k_begin + prefetch, next.columns[p])
-                                               : Ahead{};
+            const Ahead ahead = p < next.count
+                                    ? weights_->ahead(*kernels_, next.expert, next_block.k_begin + prefetched,
+                                                      next_block.k_begin + prefetch, next.columns[p])
+                                    : Ahead{};
             prefetched = prefetch;
             const char* tile = packed(row, rows, block);
             int32_t* sums = sums_ + kept(thread, p, row - begin);

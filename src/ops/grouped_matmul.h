@@ -145,8 +145,8 @@ class GroupedProduct {
     // `panels`: the most that the caller wants of a tile at once. `aligned`: all of them begin at multiples of 32
     // columns. `bytes_per_row`: what the caller itself needs for each row of a batch. `blocks`: of k, with scales of
     // their own (int4).
-    void book(const ExpertWeights& weights, int64_t rows, int64_t k, int64_t blocks, int64_t panels,
-              bool aligned, int64_t bytes_per_row, Ledger& ledger);
+    void book(const ExpertWeights& weights, int64_t rows, int64_t k, int64_t blocks, int64_t panels, bool aligned,
+              int64_t bytes_per_row, Ledger& ledger);
     // `block_scale` (e, blocks, n): float32 bits in the low half of 64; int4 only.
     void load(const Workspace& workspace, const int8_t* x, const int64_t* block_scale, int64_t n);
 

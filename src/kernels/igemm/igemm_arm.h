@@ -9,8 +9,9 @@ namespace {
 
 static_assert(panel_columns == igemm::columns && tile_rows % 2 == 0 && 16 % k_step == 0);
 
-constexpr PanelLayout panel_layout =
-    k_step == 8 ? PanelLayout::octets : k_step == 4 ? PanelLayout::quads : PanelLayout::pairs;
+constexpr PanelLayout panel_layout = k_step == 8   ? PanelLayout::octets
+                                     : k_step == 4 ? PanelLayout::quads
+                                                   : PanelLayout::pairs;
 
 void pack_panel(const int8_t* weight, int64_t stride, int64_t k, void* panel) {
     pack_rows(weight, stride, k, static_cast<int8_t*>(panel));
