@@ -117,6 +117,6 @@ def test_command():
 
 
 def test_missing(monkeypatch, tmp_path):
-    monkeypatch.setattr(moe_native.runtime._core, "__file__", str(tmp_path / "_core.so"))
+    monkeypatch.setattr(moe_native.ascend._core, "__file__", str(tmp_path / "_core.so"))
     with pytest.raises(FileNotFoundError, match="ascend is not there"):
         moe_native.ascend_home()
