@@ -29,6 +29,9 @@ from moe_native.init_routing import npu_moe_init_routing_v2 as npu_moe_init_rout
 from moe_native.layout import NzArray as NzArray
 from moe_native.layout import NzLocation as NzLocation
 from moe_native.layout import npu_format_cast as npu_format_cast
+from moe_native.packed import PackedWeight as PackedWeight
+from moe_native.packed import load_packed as load_packed
+from moe_native.packed import pack as pack
 from moe_native.permute import _npu_moe_token_unpermute_with_routing_map as _npu_moe_token_unpermute_with_routing_map
 from moe_native.permute import npu_moe_token_permute_with_routing_map as npu_moe_token_permute_with_routing_map
 from moe_native.permute import npu_moe_token_unpermute_with_routing_map as npu_moe_token_unpermute_with_routing_map

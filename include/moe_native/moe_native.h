@@ -9,6 +9,7 @@
 #include "moe_native/grouped_matmul.h"
 #include "moe_native/info.h"
 #include "moe_native/init_routing.h"
+#include "moe_native/pack.h"
 #include "moe_native/permute.h"
 #include "moe_native/probe.h"
 #include "moe_native/quant.h"

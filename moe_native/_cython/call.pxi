@@ -129,13 +129,19 @@ cdef bint bounds_meet(cnp.ndarray a, cnp.ndarray b):
     return a_first < b_end and b_first < a_end
 
 
-# Set by moe_native.layout, which stands above this layer.
+# Set by moe_native.layout and moe_native.packed, which stand above this layer.
 cdef object nz_array_class = ()
+cdef object packed_weight_class = ()
 
 
 def set_nz_array_class(cls):
     global nz_array_class
     nz_array_class = cls
+
+
+def set_packed_weight_class(cls):
+    global packed_weight_class
+    packed_weight_class = cls
 
 
 cdef class Scratch:
@@ -241,8 +247,18 @@ cdef class Call:
             tensor.shape[d] = shape[d]
         return tensor
 
+    cdef moe_tensor* packed_view(self, str name, cnp.ndarray array) except NULL:
+        """The next tensor view, of a packed weight: the core reads and checks its header."""
+        cdef moe_tensor* tensor = &self.tensors[self.count]
+        fail_if(moe_packed_view(cnp.PyArray_DATA(array), cnp.PyArray_NBYTES(array), tensor))
+        self.count += 1
+        self.inputs.append((name, array))
+        return tensor
+
     cdef moe_tensor* matrix(self, str name, object value) except? NULL:
-        """An array argument that may be an NzArray; None is absent (null)."""
+        """An array argument that may be an NzArray or a PackedWeight; None is absent (null)."""
+        if isinstance(value, packed_weight_class):
+            return self.packed_view(name, value.array)
         if not isinstance(value, nz_array_class):
             return self.input(name, value)
         storage = value.storage

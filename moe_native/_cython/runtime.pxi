@@ -60,6 +60,7 @@ cdef extern from "moe_native/moe_native.h" nogil:
         int64_t[8] storage_shape
 
     const char* moe_dtype_name(moe_dtype)
+    moe_tensor moe_tensor_make(void*, moe_dtype, int32_t, const int64_t*)
 
     ctypedef struct moe_plan_piece:
         const char* name

@@ -12,6 +12,8 @@
 
 #include <cstdint>
 
+#include "core/panel.h"
+
 namespace moe {
 
 // Memory that is read next: `count` places, `stride` bytes apart, that a kernel prefetches while it computes. Any
@@ -46,6 +48,8 @@ struct IgemmKernels {
 
     // target = source, rounded to nearest even
     void (*to_float)(const int32_t* source, float* target, int64_t n);
+    // totals (rows, 32) = [totals +] sums * scale[column], with every operation rounded
+    void (*add_scaled)(const int32_t* sums, int64_t rows, const float* scale, bool accumulate, float* totals);
     // values (rows, 32) = (values * scale[column]) * factor[row]
     void (*dequantise)(float* values, int64_t rows, const float* scale, const float* factor);
     // out[target[row]] += ((values * scale[column]) * factor[row] + bias[column]) * weight[row], in ascending row and
@@ -53,6 +57,8 @@ struct IgemmKernels {
     // negative are left out. `out` is at the first of `columns` columns, its rows are `stride` floats apart.
     void (*combine)(const float* values, int64_t rows, int64_t columns, const float* scale, const float* bias,
                     const float* factor, const float* weight, const int64_t* target, float* out, int64_t stride);
+
+    PanelLayout layout;  // of what pack_panel makes
 };
 
 // The kernels to use now.

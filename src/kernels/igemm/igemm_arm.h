@@ -9,6 +9,10 @@ namespace {
 
 static_assert(panel_columns == igemm::columns && tile_rows % 2 == 0 && 16 % k_step == 0);
 
+constexpr PanelLayout panel_layout = k_step == 8   ? PanelLayout::octets
+                                     : k_step == 4 ? PanelLayout::quads
+                                                   : PanelLayout::pairs;
+
 void pack_panel(const int8_t* weight, int64_t stride, int64_t k, void* panel) {
     pack_rows(weight, stride, k, static_cast<int8_t*>(panel));
 }
@@ -155,8 +159,10 @@ const IgemmKernels MOE_IGEMM_TABLE = {
     stream_any<Bytes>,
     stream_any<Nibbles>,
     to_float_values,
+    add_scaled_sums,
     dequantise_rows,
     combine_rows,
+    panel_layout,
 };
 
 }  // namespace moe

@@ -176,8 +176,10 @@ const IgemmKernels MOE_IGEMM_TABLE = {
     nullptr,
     nullptr,
     to_float_values,
+    add_scaled_sums,
     dequantise_rows,
     combine_rows,
+    PanelLayout::pairs_of_16,
 };
 
 }  // namespace moe

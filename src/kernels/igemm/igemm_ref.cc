@@ -45,8 +45,10 @@ const IgemmKernels igemm_ref = {
     nullptr,
     nullptr,
     to_float_values,
+    add_scaled_sums,
     dequantise_rows,
     combine_rows,
+    PanelLayout::rows,
 };
 
 }  // namespace moe
