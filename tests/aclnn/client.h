@@ -126,10 +126,10 @@ class Session {
         REQUIRE(aclrtCreateStream(&stream) == 0);
     }
     ~Session() {
+        aclGetRecentErrMsg();
         CHECK(aclrtDestroyStream(stream) == 0);
         CHECK(aclrtResetDevice(0) == 0);
         CHECK(aclFinalize() == 0);
-        aclGetRecentErrMsg();
     }
     Session(const Session&) = delete;
     Session& operator=(const Session&) = delete;
