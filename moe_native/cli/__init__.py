@@ -114,6 +114,53 @@ def cmake_dir() -> None:
     print(_installed("lib", "cmake", "moe_native"))
 
 
+@app.command()
+def ascend_home() -> None:
+    """Print the directory to be given as ASCEND_HOME_PATH to programs that use the aclnn interface."""
+    try:
+        print(moe_native.ascend_home())
+    except FileNotFoundError as error:
+        raise SystemExit(str(error)) from None
+
+
+@app.command()
+def info() -> None:
+    """Print version, build, instruction sets, threads and kernels of this installation."""
+    moe_native.show_config()
+
+
+@app.command()
+def bench(
+    item: Annotated[list[str] | None, typer.Option(help="Items whose names contain this; may be repeated.")] = None,
+    shapes: Annotated[str, typer.Option(help="table, off-table, models, or the path of a TOML file.")] = "table",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads; the default is one per core.")] = None,
+    repeat: Annotated[int, typer.Option(min=1, help="Repeats, of which medians are taken.")] = 15,
+    isa: Annotated[str | None, typer.Option(help="Highest instruction set of ours and of the limits.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write everything to this file.")] = None,
+    probe_mib: Annotated[
+        int | None, typer.Option(min=1, help="Buffer of the memory limits; the default is 5 times the largest cache.")
+    ] = None,
+) -> None:
+    """Measure operators against NumPy and against the limits of this machine."""
+    from moe_native.benchmarks import items, report, run
+    from moe_native.benchmarks.limits import Prober
+
+    path = Path(shapes) if shapes.endswith(".toml") else items.SHAPES / f"{shapes}.toml"
+    if not path.is_file():
+        raise typer.BadParameter(f"no shapes {shapes}")
+    specs = [spec for spec in items.load(path) if not item or any(part in spec["name"] for part in item)]
+    if not specs:
+        raise typer.BadParameter(f"no item of {shapes} has a name with {item}")
+    if isa is not None:
+        moe_native.isa_limit(isa)
+    prober = Prober() if probe_mib is None else Prober(probe_mib << 20)
+    summary, works = run.run(specs, prober=prober, repeats=repeat, threads=threads)
+    report.print_summary(summary)
+    report.print_table(works)
+    if json_file is not None:
+        run.save_json(json_file, summary, works)
+
+
 def main() -> None:
     """Run the console script."""
     app(prog_name="moe-native")

@@ -296,6 +296,7 @@ aclnnStatus aclInitTensor(aclTensor* tensor, const int64_t* viewDims, uint64_t v
             state.dtype = dataType;
             state.format = format;
             state.nz_pending = false;
+            state.changed_by = nullptr;
             if (tensorData != nullptr) state.data = tensorData;
         });
         return 0;

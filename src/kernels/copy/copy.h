@@ -5,13 +5,19 @@
 
 namespace moe {
 
-// From about this many bytes on, a result does not stay in a cache until someone reads it.
-constexpr int64_t streaming_bytes = 8 << 20;
+struct CopyKernels {
+    // Copies with stores that bypass the caches where the processor has them: a line that is written whole is not read
+    // first. Fast when `target` is filled in ascending order. A thread calls `end` after its last copy, which orders
+    // the stores before whatever tells other threads that they are done.
+    void (*stream)(char* target, const char* source, int64_t bytes);
+    // Copies `source` to every target, as `stream` does, and meanwhile reads ahead what the caller needs afterwards:
+    // `next_bytes` at `next`, spread over the copies.
+    void (*stream_to_all)(char* const* targets, int64_t count, const char* source, int64_t bytes, const char* next,
+                          int64_t next_bytes);
+    void (*end)();
+};
 
-// Copies with stores that bypass the caches where the processor has them: a line that is written whole is not read
-// first. Fast when `target` is filled in ascending order. A thread calls end_streaming after its last copy, which
-// orders the stores before whatever tells other threads that they are done.
-void stream_copy(char* target, const char* source, int64_t bytes);
-void end_streaming();
+// The kernels to use now.
+const CopyKernels& copy_kernels();
 
 }  // namespace moe

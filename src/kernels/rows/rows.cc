@@ -1,5 +1,6 @@
 #include "kernels/rows/rows.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -40,13 +41,30 @@ void narrow_double_row(const RowKernels& kernels, Dtype dtype, const double* sou
     narrow_row(kernels, dtype, scratch, target, n);
 }
 
-float quantise_row(const RowKernels& kernels, const float* values, int8_t* codes, int64_t n) {
-    const float scale = kernels.largest_magnitude(values, n) / 127.0f;
+namespace {
+
+template <class T, class Kernel>
+float quantise_by_largest(float largest, Kernel quantise, const T* values, int8_t* codes, int64_t n) {
+    const float scale = largest / 127.0f;
     if (scale == 0.0f || !std::isfinite(scale))
-        std::memset(codes, 0, static_cast<size_t>(n));
+        std::fill_n(codes, n, int8_t{0});
     else
-        kernels.quantise(values, scale, codes, n);
+        quantise(values, scale, codes, n);
     return scale;
+}
+
+}  // namespace
+
+float quantise_row(const RowKernels& kernels, const float* values, int8_t* codes, int64_t n) {
+    return quantise_by_largest(kernels.largest_magnitude(values, n), kernels.quantise, values, codes, n);
+}
+
+float quantise_row(const RowKernels& kernels, Dtype dtype, const void* values, int8_t* codes, int64_t n) {
+    if (dtype == MOE_FLOAT32) return quantise_row(kernels, static_cast<const float*>(values), codes, n);
+    const auto* halves = static_cast<const uint16_t*>(values);
+    if (dtype == MOE_FLOAT16)
+        return quantise_by_largest(kernels.largest_magnitude_f16(halves, n), kernels.quantise_f16, halves, codes, n);
+    return quantise_by_largest(kernels.largest_magnitude_bf16(halves, n), kernels.quantise_bf16, halves, codes, n);
 }
 
 }  // namespace moe

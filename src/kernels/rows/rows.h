@@ -34,8 +34,12 @@ struct RowKernels {
 
     // The largest magnitude; NaN if there is one; 0 for n = 0.
     float (*largest_magnitude)(const float* source, int64_t n);
+    float (*largest_magnitude_f16)(const uint16_t* source, int64_t n);
+    float (*largest_magnitude_bf16)(const uint16_t* source, int64_t n);
     // codes = clamp(round_half_even(source / divisor), -128, 127), NaN gives 0.
     void (*quantise)(const float* source, float divisor, int8_t* codes, int64_t n);
+    void (*quantise_f16)(const uint16_t* source, float divisor, int8_t* codes, int64_t n);
+    void (*quantise_bf16)(const uint16_t* source, float divisor, int8_t* codes, int64_t n);
     // codes = clamp(round_half_even(source * scale + offset), -128, 127), NaN gives 0.
     void (*quantise_static)(const float* source, float scale, float offset, int8_t* codes, int64_t n);
 
@@ -62,7 +66,8 @@ void narrow_double_row(const RowKernels& kernels, Dtype dtype, const double* sou
                        int64_t n);
 
 // The per-row int8 quantisation of the library: the scale is max|values| / 127. A row whose scale is zero or
-// not finite becomes zeros. Returns the scale.
+// not finite becomes zeros. Returns the scale. For values of a floating dtype, or float32.
+float quantise_row(const RowKernels& kernels, Dtype dtype, const void* values, int8_t* codes, int64_t n);
 float quantise_row(const RowKernels& kernels, const float* values, int8_t* codes, int64_t n);
 
 }  // namespace moe
