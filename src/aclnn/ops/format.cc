@@ -85,6 +85,7 @@ aclnnStatus aclnnTransMatmulWeightGetWorkspaceSize(aclTensor* mmWeightRef, uint6
             const Slot before = call.input("mmWeightRef", mmWeightRef, "input");
             const Slot after = call.output("mmWeightRef", mmWeightRef, "out");
             MOE_DEVICE_TRY(call.status());
+            call.may_be_tiled(after);
             const TensorState weight = call.state(before);
             if (weight.format == ACL_FORMAT_FRACTAL_NZ)
                 return refuse(161002, Rule::mutated, "mmWeightRef", "FRACTAL_NZ already", "a tensor in format ND",
@@ -160,6 +161,8 @@ aclnnStatus aclnnNpuFormatCastGetWorkspaceSize(const aclTensor* srcTensor, aclTe
             const Slot from = call.input("srcTensor", srcTensor, "input");
             const Slot to = call.output("dstTensor", dstTensor, "out");
             MOE_DEVICE_TRY(call.status());
+            call.may_be_tiled(from);
+            call.may_be_tiled(to);
             const TensorState& source = call.state(from);
             const TensorState& target = call.state(to);
             if (!is_cast_dtype(source.dtype))

@@ -20,22 +20,18 @@ Status check_weight(Call& call, Slot slot, bool any_view) {
     TensorState& weight = call.state(slot);
     if (!any_view && weight.dtype == ACL_INT8 && weight.format != ACL_FORMAT_FRACTAL_NZ)
         return refuse(161002, Rule::argument, "weight", text("format %d", static_cast<int>(weight.format)),
-                      "29 (FRACTAL_NZ)", call.operands[1].tensor->about());
+                      "29 (FRACTAL_NZ)", call.tensor(slot)->about());
     if (!any_view && weight.format == ACL_FORMAT_FRACTAL_NZ && weight.shape.size() != 5)
         return call.refuse_operand(161002, slot, "5 dimensions in FRACTAL_NZ");
     if (any_view && weight.storage_shape.size() != 5)
         return refuse(161002, Rule::argument, "weight", text("storage of %zu dimensions", weight.storage_shape.size()),
-                      "5: FRACTAL_NZ", call.operands[1].tensor->about());
+                      "5: FRACTAL_NZ", call.tensor(slot)->about());
     if (any_view) weight.format = ACL_FORMAT_FRACTAL_NZ;
     if (weight.shape.size() == 5) {
         if (!weight.is_dense()) return call.refuse_operand(161002, slot, "a contiguous weight");
         weight.storage_shape = weight.shape;
     }
     return 0;
-}
-
-void tell_ignored(const char* name, const void* handle) {
-    if (handle != nullptr) warn(Rule::argument, name, "a tensor, which is ignored", "null");
 }
 
 Status translate(Call& call, const Arguments& of, bool weight_nz) {
@@ -50,17 +46,15 @@ Status translate(Call& call, const Arguments& of, bool weight_nz) {
     const Slot output_scale = call.output("outputScale", of.output_scale, "output_scale");
     const Slot output_offset = call.optional_output("outputOffset", of.output_offset);
     MOE_DEVICE_TRY(call.status());
-    call.never_read(offset);
-    call.never_read(output_offset);
+    call.may_be_tiled(weight);
     MOE_DEVICE_TRY(check_weight(call, weight, weight_nz));
     const bool int4 = call.state(weight).dtype != ACL_INT8;
-    if (!int4) call.never_read(bias);
     if (call.state(group_list).dtype != ACL_INT64) return call.refuse_operand(161002, group_list, "int64");
     const aclDataType scale_dtype = call.state(x_scale).dtype;
     if (scale_dtype == ACL_FLOAT16 || scale_dtype == ACL_BF16) return call.refuse_operand(561103, x_scale, "float32");
-    tell_ignored("offset", of.offset);
-    tell_ignored("outputOffset", of.output_offset);
-    if (!int4) tell_ignored("bias", of.bias);
+    call.ignore(offset);
+    call.ignore(output_offset);
+    if (!int4) call.ignore(bias);
     call.compute(MOE_CORE(moe_grouped_matmul_swiglu_quant), [=](const Views& view) {
         moe_grouped_matmul_swiglu_quant_args args = {};
         args.x = view[x];
