@@ -8,8 +8,9 @@ namespace {
 constexpr int64_t stage_rows = 16;
 constexpr int64_t stage_bytes = stage_rows * igemm::columns;
 
-// A packed panel stays in the first-level cache beside a tile of x and its sums.
-constexpr int64_t largest_panel = 16 * 1024;
+// Packed panels stay in the second-level cache, beside the weights of the next ones and the rows of x that pass them.
+constexpr int64_t largest_panel = 64 * 1024;
+constexpr int64_t largest_panels = 128 * 1024;
 // Rows of a batch, packed, and what the caller keeps of them, for each thread. More would save nothing: a batch that
 // reads a weight again has many rows for it.
 constexpr int64_t batch_bytes = 2 * 1024 * 1024;
@@ -185,10 +186,13 @@ bool ExpertWeights::direct(const PanelColumns& columns) const {
 }
 
 Ahead ExpertWeights::ahead(int64_t expert, int64_t begin, int64_t end, const PanelColumns& columns) const {
-    if (!direct(columns)) return {};
+    if (word_stride_ != 1 || block_stride_ != 16 * row_stride_) return {};
     const int8_t* const first = address(expert, begin, columns.first);
-    if (row_stride_ < 0 || row_stride_ >= cache_line) return {first, row_stride_, end - begin};
-    return {first, cache_line, ceil_divide((end - begin) * row_stride_, cache_line)};
+    const int64_t bytes = ceil_divide(columns.width, word_columns_);
+    // Rows without a gap are one piece.
+    if (bytes == row_stride_) return {first, cache_line, ceil_divide((end - begin) * bytes, cache_line), 1};
+    const bool aligned = reinterpret_cast<uintptr_t>(first) % cache_line == 0 && row_stride_ % cache_line == 0;
+    return {first, row_stride_, end - begin, ceil_divide(bytes, cache_line) + (aligned ? 0 : 1)};
 }
 
 void ExpertWeights::pack(const IgemmKernels& kernels, int64_t expert, int64_t row, int64_t k,
@@ -250,7 +254,7 @@ void GroupedProduct::book(const ExpertWeights& weights, int64_t rows, int64_t k,
     parts_ = weights.int4() ? 2 : 1;
     units_ = blocks;
     unit_k_ = k / blocks;
-    const int64_t largest_k = largest_panel / (igemm::columns * kernels_->item_size);
+    const int64_t largest_k = std::min(largest_panel, largest_panels / panels) / (igemm::columns * kernels_->item_size);
     block_k_ = ceil_divide(ceil_divide(unit_k_, ceil_divide(unit_k_, largest_k)), 16) * 16;
     unit_blocks_ = ceil_divide(unit_k_, block_k_);
     wide_ = unit_k_ > igemm::exact_k;
@@ -381,6 +385,15 @@ void GroupedProduct::sum(int thread, int64_t begin, int64_t end, int64_t step, c
     }
 }
 
+Ahead GroupedProduct::ahead(const PanelGroup& group, const Block& block, int64_t index, int64_t calls) const {
+    if (group.count == 0) return {};
+    const int64_t begin = block.k * group.runs * index / calls;
+    const int64_t end = block.k * group.runs * (index + 1) / calls;
+    const int64_t run = begin / block.k;
+    const int64_t k_begin = block.k_begin + begin - run * block.k;
+    return weights_->ahead(group.expert, k_begin, k_begin + end - begin, group.run(run));
+}
+
 void GroupedProduct::sum_block(int thread, int64_t begin, int64_t end, int64_t step, const PanelGroup& group,
                                const Block& block, bool accumulate, const PanelGroup& next,
                                const Block& next_block) const {
@@ -389,23 +402,20 @@ void GroupedProduct::sum_block(int thread, int64_t begin, int64_t end, int64_t s
     bool pack = false;
     for (int64_t p = 0; p < group.count; ++p) pack = pack || !streamed(p);
     if (pack) pack_panels(thread, block, group);
+    const int64_t calls = group.count * ceil_divide(end - begin, step);
+    int64_t call = 0;
     for (int64_t p = 0; p < group.count; ++p) {
-        int64_t prefetched = 0;  // rows of the next block
         for (int64_t row = begin; row < end; row += step) {
             const int64_t rows = std::min(step, end - row);
-            const int64_t prefetch = next_block.k * (row + rows - begin) / (end - begin);
-            const Ahead ahead = p < next.count ? weights_->ahead(next.expert, next_block.k_begin + prefetched,
-                                                                 next_block.k_begin + prefetch, next.columns[p])
-                                               : Ahead{};
-            prefetched = prefetch;
             const char* tile = packed(row, rows, block);
             int32_t* sums = sums_ + kept(thread, p, row - begin);
+            const Ahead next_weights = ahead(next, next_block, call++, calls);
             if (streamed(p)) {
                 const auto stream = weights_->int4() ? kernels_->stream_int4 : kernels_->stream;
                 stream(tile, weights_->address(group.expert, block.k_begin, group.columns[p].first),
-                       weights_->row_stride(), rows * parts_, block.k, accumulate, sums, ahead);
+                       weights_->row_stride(), rows * parts_, block.k, accumulate, sums, next_weights);
             } else {
-                kernels_->multiply(tile, panel(thread, p), rows * parts_, block.k, accumulate, sums, ahead);
+                kernels_->multiply(tile, panel(thread, p), rows * parts_, block.k, accumulate, sums, next_weights);
             }
         }
     }

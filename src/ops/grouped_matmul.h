@@ -53,7 +53,7 @@ class ExpertRows {
     int64_t* ends_ = nullptr;
 };
 
-// Up to 32 columns of a weight.
+// Columns of a weight: of a panel up to 32.
 struct PanelColumns {
     int64_t first;
     int64_t width;
@@ -71,17 +71,17 @@ class ExpertWeights {
     int64_t experts() const { return experts_; }
     bool int4() const { return int4_; }
     bool tiled() const { return tiled_; }
-    // Panels side by side that are best packed together: rows of a plain weight are short pieces far from each other, of
-    // which whole cache lines should be used at once.
+    // Panels side by side that are best taken together: those of a tile, whose rows follow each other, or of a plain
+    // weight some whose rows are whole cache lines.
     static constexpr int64_t most_panels_together = 8;
-    int64_t panels_together() const { return tiled_ ? 1 : most_panels_together; }
+    int64_t panels_together() const { return tiled_ ? (int4_ ? 2 : 1) : most_panels_together; }
 
     // Whether the kernels can read these columns where they are: `address` and `row_stride` say where that is.
     bool direct(const PanelColumns& columns) const;
     // Of the word that holds the column.
     const int8_t* address(int64_t expert, int64_t row, int64_t column) const;
     int64_t row_stride() const { return row_stride_; }
-    // What `direct` columns of the rows [begin, end) touch.
+    // Where the rows [begin, end) of the columns are, which lie in one tile.
     Ahead ahead(int64_t expert, int64_t begin, int64_t end, const PanelColumns& columns) const;
 
     // Packs `k` rows from `row` on. `stage` is 512 bytes of scratch.
@@ -111,13 +111,21 @@ class ExpertWeights {
     int64_t word_stride_ = 0;
 };
 
-// Panels of an expert that are taken together.
+// Panels of an expert that are taken together: one or more runs of equally many that are side by side.
 struct PanelGroup {
     static constexpr int64_t most = 2 * ExpertWeights::most_panels_together;
 
     int64_t expert = 0;
+    int64_t runs = 1;
     int64_t count = 0;
     PanelColumns columns[most];
+
+    int64_t in_run() const { return count / runs; }
+    PanelColumns run(int64_t index) const {
+        const PanelColumns& last = columns[(index + 1) * in_run() - 1];
+        const int64_t first = columns[index * in_run()].first;
+        return {first, last.first + last.width - first};
+    }
 };
 
 // Products of the rows of each expert with its weight, 32 columns at a time.
@@ -126,8 +134,8 @@ struct PanelGroup {
 // multiplied apart, scaled per block of k and column, added up in float32 over the blocks and rounded to float16; the
 // values are 16 * high + low. Both take the same integer kernels, with two rows of a tile for each row of int4.
 //
-// A thread walks its columns, expert by expert, in blocks of k whose packed panel stays in the first-level cache while
-// all rows pass it; meanwhile the kernel prefetches the weights of the next block. A few rows are streamed: they take
+// A thread walks its columns, expert by expert, in blocks of k whose packed panels stay in the second-level cache while
+// all rows pass them; meanwhile the kernel prefetches the weights of the next block. A few rows are streamed: they take
 // the weights as they are.
 class GroupedProduct {
   public:
@@ -214,6 +222,8 @@ class GroupedProduct {
     // The sums of the rows [begin, end). `next`: the group that follows.
     void sum(int thread, int64_t begin, int64_t end, int64_t step, const PanelGroup& group,
              const PanelGroup& next) const;
+    // What to prefetch during call `index` of `calls` equal ones.
+    Ahead ahead(const PanelGroup& group, const Block& block, int64_t index, int64_t calls) const;
     void sum_block(int thread, int64_t begin, int64_t end, int64_t step, const PanelGroup& group, const Block& block,
                    bool accumulate, const PanelGroup& next, const Block& next_block) const;
     void widen_sums(int thread, int64_t rows, int64_t panels, bool accumulate) const;
@@ -229,7 +239,7 @@ class GroupedProduct {
     int64_t parts_ = 1;  // rows of a packed tile per row of x
     int64_t units_ = 1;  // of k, with scales of their own
     int64_t unit_k_ = 0;
-    int64_t unit_blocks_ = 1;  // blocks of a unit: a panel of one stays in the first-level cache
+    int64_t unit_blocks_ = 1;  // blocks of a unit: the panels of one stay in the second-level cache
     int64_t block_k_ = 0;
     bool wide_ = false;      // sums of a unit may leave int32
     int64_t tile_rows_ = 0;  // rows of x
