@@ -134,8 +134,8 @@ struct PanelGroup {
 // multiplied apart, scaled per block of k and column, added up in float32 over the blocks and rounded to float16; the
 // values are 16 * high + low. Both take the same integer kernels, with two rows of a tile for each row of int4.
 //
-// A thread walks its columns, expert by expert, in blocks of k whose packed panels stay in the second-level cache while
-// all rows pass them; meanwhile the kernel prefetches the weights of the next block. A few rows are streamed: they take
+// A thread walks its columns, expert by expert, in blocks of k whose packed panel stays in the first-level cache while
+// all rows pass it; meanwhile the kernel prefetches the weights of the next block. A few rows are streamed: they take
 // the weights as they are.
 class GroupedProduct {
   public:
@@ -166,7 +166,7 @@ class GroupedProduct {
             int64_t rows_end = 0;
             const auto finish = [&](const PanelGroup& next) {
                 if (rows_begin < rows_end)
-                    for_each_tile(thread, rows_begin, rows_end, groups[waiting], next, prepare(groups[waiting]));
+                    for_each_tile(thread, tiles(rows_begin, rows_end), groups[waiting], next, prepare(groups[waiting]));
             };
             experts.for_each(first, last, [&](int64_t expert, int64_t from, int64_t to) {
                 for (int64_t item = begin; item < end; ++item) {
@@ -185,22 +185,36 @@ class GroupedProduct {
     int64_t tile_rows() const { return tile_rows_; }
 
   private:
+    // Of a unit into blocks.
+    struct Split {
+        int64_t k = 0;
+        int64_t count = 1;
+    };
     struct Block {
         int64_t k_begin;
         int64_t k;
         int64_t offset;  // in a packed row, bytes
     };
 
+    // The tiles of an expert's rows [begin, end), as equal as can be.
+    struct Tiles {
+        int64_t begin;
+        int64_t rows;
+        int64_t count;
+        // The first row of a tile; for `count` the row behind the last.
+        int64_t row(int64_t tile) const { return begin + rows * tile / count; }
+    };
+
     template <class Take>
-    void for_each_tile(int thread, int64_t begin, int64_t end, const PanelGroup& group, const PanelGroup& next,
+    void for_each_tile(int thread, const Tiles& tiles, const PanelGroup& group, const PanelGroup& next,
                        const Take& take) const {
-        const int64_t step = tile_step(end - begin);
-        for (int64_t from = begin; from < end; from += tiles_per_chunk * step) {
-            const int64_t to = std::min(from + tiles_per_chunk * step, end);
-            sum(thread, from, to, step, group, to < end ? group : next);
-            for (int64_t row = from; row < to; row += step) {
-                const int64_t rows = std::min(step, to - row);
-                take(row, rows, values(thread, row - from, rows, group.count));
+        for (int64_t first = 0; first < tiles.count; first += tiles_per_chunk) {
+            const int64_t last = std::min(first + tiles_per_chunk, tiles.count);
+            sum(thread, tiles, first, last, group, last < tiles.count ? group : next);
+            for (int64_t tile = first; tile < last; ++tile) {
+                const int64_t row = tiles.row(tile);
+                const int64_t rows = tiles.row(tile + 1) - row;
+                take(row, rows, values(thread, row - tiles.row(first), rows, group.count));
             }
         }
     }
@@ -210,22 +224,24 @@ class GroupedProduct {
 
     // Items of a parallel loop that make a thread worth its start.
     int64_t grain(int64_t rows) const;
-    // Rows from one tile of an expert to the next: all tiles but the last have as many, and the last not much less.
-    int64_t tile_step(int64_t rows) const;
-    Block block(int64_t unit, int64_t index) const;
-    void pack_tile(int thread, int64_t row, int64_t rows) const;
+    Tiles tiles(int64_t begin, int64_t end) const;
+    // Whether the rows are so few that they use the weights as they are.
+    bool streams(const Tiles& tiles) const;
+    const Split& split(const Tiles& tiles) const;
+    Block block(const Split& blocks, int64_t unit, int64_t index) const;
+    void pack_tile(int thread, const Split& blocks, int64_t row, int64_t rows) const;
     char* packed(int64_t row, int64_t rows, const Block& block) const;
     // Where a thread keeps what belongs to a row of the chunk and a panel.
     int64_t kept(int thread, int64_t panel, int64_t chunk_row) const;
     char* panel(int thread, int64_t index) const;
     void pack_panels(int thread, const Block& block, const PanelGroup& group) const;
-    // The sums of the rows [begin, end). `next`: the group that follows.
-    void sum(int thread, int64_t begin, int64_t end, int64_t step, const PanelGroup& group,
+    // The sums of the tiles [first, last). `next`: the group that follows.
+    void sum(int thread, const Tiles& tiles, int64_t first, int64_t last, const PanelGroup& group,
              const PanelGroup& next) const;
     // What to prefetch during call `index` of `calls` equal ones.
     Ahead ahead(const PanelGroup& group, const Block& block, int64_t index, int64_t calls) const;
-    void sum_block(int thread, int64_t begin, int64_t end, int64_t step, const PanelGroup& group, const Block& block,
-                   bool accumulate, const PanelGroup& next, const Block& next_block) const;
+    void sum_block(int thread, const Tiles& tiles, int64_t first, int64_t last, const PanelGroup& group,
+                   const Block& block, bool accumulate, const PanelGroup& next, const Block& next_block) const;
     void widen_sums(int thread, int64_t rows, int64_t panels, bool accumulate) const;
     void add_scaled_sums(int thread, int64_t unit, int64_t rows, const PanelGroup& group) const;
     float* values(int thread, int64_t chunk_row, int64_t rows, int64_t panels) const;
@@ -239,8 +255,8 @@ class GroupedProduct {
     int64_t parts_ = 1;  // rows of a packed tile per row of x
     int64_t units_ = 1;  // of k, with scales of their own
     int64_t unit_k_ = 0;
-    int64_t unit_blocks_ = 1;  // blocks of a unit: the panels of one stay in the second-level cache
-    int64_t block_k_ = 0;
+    Split packed_split_;
+    Split streamed_split_;
     bool wide_ = false;      // sums of a unit may leave int32
     int64_t tile_rows_ = 0;  // rows of x
     int64_t chunk_rows_ = 0;
