@@ -6,6 +6,7 @@
 #include "core/cache.h"
 #include "core/nz.h"
 #include "core/op.h"
+#include "core/packed.h"
 #include "kernels/copy/copy.h"
 #include "moe_native/format.h"
 
@@ -32,6 +33,8 @@ class FormatCast {
             return fail(MOE_ERROR_INVALID, Kind::value, "acl_format", "%d, needed 2 (ND) or 29 (FRACTAL_NZ)",
                         static_cast<int>(args_.acl_format));
         MOE_TRY(check_dtype());
+        if (is_packed(*args_.input))
+            return fail(MOE_ERROR_INVALID, Kind::value, "input", "a packed weight, needed ND or FRACTAL_NZ");
         if (args_.input->format == args_.acl_format)
             return fail(MOE_ERROR_RUNTIME, Kind::value, "input", "in format %d already, needed the other one",
                         static_cast<int>(args_.acl_format));

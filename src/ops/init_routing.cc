@@ -145,7 +145,11 @@ class InitRouting {
         else if (args_.quant_mode == 0 || args_.quant_mode == 1)
             MOE_TRY(dtype_in(*args_.expanded_x, "expanded_x", {MOE_INT8}));
         MOE_TRY(dtype_in(*args_.expanded_row_idx, "expanded_row_idx", {MOE_INT32}));
-        MOE_TRY(dtype_in(*args_.expert_token_cumsum_or_count, "expert_token_cumsum_or_count", {MOE_INT64}));
+        if (tokens_are_pairs())
+            MOE_TRY(dtype_in(*args_.expert_token_cumsum_or_count, "expert_token_cumsum_or_count", {MOE_INT64}));
+        else
+            MOE_TRY(
+                dtype_in(*args_.expert_token_cumsum_or_count, "expert_token_cumsum_or_count", {MOE_INT64, MOE_INT32}));
         return writes_scale() ? dtype_in(*args_.expanded_scale, "expanded_scale", {MOE_FLOAT32})
                               : static_cast<Status>(MOE_OK);
     }
@@ -359,7 +363,11 @@ class InitRouting {
     void record_tokens(int64_t expert, int64_t count, int64_t* occupied) const {
         int64_t* tokens = tokens_.data<int64_t>();
         if (!tokens_are_pairs()) {
-            tokens[expert] = args_.expert_tokens_num_type == 0 ? routed_ : count;
+            const int64_t number = args_.expert_tokens_num_type == 0 ? routed_ : count;
+            if (args_.expert_token_cumsum_or_count->dtype == MOE_INT32)
+                tokens_.data<int32_t>()[expert] = static_cast<int32_t>(number);
+            else
+                tokens[expert] = number;
         } else if (count > 0) {
             tokens[2 * *occupied] = start_ + expert;
             tokens[2 * *occupied + 1] = count;

@@ -5,6 +5,8 @@
 
 #if defined(__AVX2__) || defined(__F16C__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 namespace moe {
@@ -21,6 +23,8 @@ void widen_f16_row(const uint16_t* source, float* target, int64_t n) {
 #elif defined(__F16C__)
     for (; i + 8 <= n; i += 8)
         _mm256_storeu_ps(target + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source + i))));
+#elif defined(__aarch64__)
+    for (; i + 4 <= n; i += 4) vst1q_f32(target + i, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(source + i))));
 #endif
     for (; i < n; ++i) target[i] = widen_f16(source[i]);
 }
@@ -43,6 +47,13 @@ void narrow_f16_row(const float* source, uint16_t* target, int64_t n) {
         const __m256 is_nan = _mm256_cmp_ps(values, values, _CMP_UNORD_Q);
         _mm_storeu_si128(reinterpret_cast<__m128i*>(target + i),
                          _mm256_cvtps_ph(_mm256_blendv_ps(values, nan, is_nan), _MM_FROUND_TO_NEAREST_INT));
+    }
+#elif defined(__aarch64__)
+    const float32x4_t nan = vdupq_n_f32(float_of(quiet_nan));
+    for (; i + 4 <= n; i += 4) {
+        const float32x4_t values = vld1q_f32(source + i);
+        const float32x4_t numbers = vbslq_f32(vceqq_f32(values, values), values, nan);
+        vst1_u16(target + i, vreinterpret_u16_f16(vcvt_f16_f32(numbers)));
     }
 #endif
     for (; i < n; ++i) target[i] = narrow_f16(source[i]);
