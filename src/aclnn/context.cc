@@ -10,6 +10,7 @@
 #include "aclnn/settings.h"
 #include "aclnn/state.h"
 #include "aclnn/stream.h"
+#include "aclnn/tensor.h"
 
 namespace moe::device {
 namespace {
@@ -132,6 +133,12 @@ void report_leaks() {
                 "everything destroyed before aclFinalize", object->about());
         }
     }
+    if (const uint64_t arrays = take_getter_arrays(); arrays > 0)
+        warn(Rule::getter_array, "",
+             text("getters made %llu arrays, whose end nobody sees", static_cast<unsigned long long>(arrays)),
+             "delete[] by the client");
+    if (has_error_text())
+        warn(Rule::error_text, "", "nobody fetched the text of an error: " + last_refusal(), "aclGetRecentErrMsg");
     const Lock lock(state_mutex());
     for (const AllocationPtr& allocation : live_allocations())
         warn(Rule::unbalanced, "",

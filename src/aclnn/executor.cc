@@ -284,6 +284,7 @@ struct Launch {
     uint64_t workspace_size = 0;
     std::vector<char> own_workspace;
     std::vector<StandIn> stand_ins;
+    std::vector<AllocationPtr> memory;
     bool executable = true;  // else a fault at the synchronisation
     bool needs_workspace = false;
     Status outcome = 0;  // of the core
@@ -315,12 +316,25 @@ Status execute(Launch& launch) {
         launch.workspace = launch.own_workspace.data();
         launch.workspace_size = launch.own_workspace.size();
     }
+    if (option(MOE_ACLNN_OPTION_POISON) && launch.workspace != nullptr)
+        std::memset(launch.workspace, poison_byte, launch.workspace_size);
     moe_data_report report = {};
-    const moe_run_options options = {launch.executor->mode == MOE_ACLNN_COMPAT ? MOE_DATA_SKIP : MOE_DATA_REJECT,
-                                     MOE_UNDEFINED_KEEP, &report};
-    launch.outcome = call.run(launch.views, &launch.plan, launch.workspace, launch.workspace_size, &options);
+    moe_run_options options = {launch.executor->mode == MOE_ACLNN_COMPAT ? MOE_DATA_SKIP : MOE_DATA_REJECT,
+                               MOE_UNDEFINED_KEEP, &report};
+    const auto run = [&] {
+        launch.outcome = call.run(launch.views, &launch.plan, launch.workspace, launch.workspace_size, &options);
+    };
+    run();
+    const moe_error& error = *moe_last_error();
+    if (launch.executor->mode == MOE_ACLNN_REAL && launch.outcome != 0 && error.kind == MOE_KIND_DATA &&
+        std::strcmp(error.argument, launch.executor->operation.lenient) == 0) {
+        options.data_policy = MOE_DATA_SKIP;
+        run();
+    }
     if (launch.outcome == 0)
         for (const StandIn& stand_in : launch.stand_ins) leave(stand_in);
+    for (const AllocationPtr& allocation : launch.memory)
+        if (!allocation->guards_intact()) tell_overrun(*allocation, "");
     if (report.count > 0)
         record(Rule::data_range, call.in_words_of_interface(report.argument),
                text("%lld at position %lld, and %llu like it", static_cast<long long>(report.value),
@@ -500,8 +514,10 @@ Status queue(const std::shared_ptr<Launch>& launch, const std::shared_ptr<Stream
         launch->executor->call->refuse_core_error(kernel_fault);
         return kernel_fault;
     };
-    for (const Placed& one : placed)
+    for (const Placed& one : placed) {
         if (writes(one)) one.allocation->mark_written(one.range);
+        launch->memory.push_back(one.allocation);
+    }
     *position = stream->submit(std::move(task));
     for (const Placed& one : placed)
         one.allocation->add_access({stream->number, *position, one.range, writes(one), executor->operation.name});

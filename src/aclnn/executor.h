@@ -23,6 +23,7 @@ struct Operation {
     Status failure = 161001;       // of phase 2 for a null executor, a null workspace with a size, a failed launch
     Status data_failure = 161002;  // of phase 2 for bad data, in strict mode
     bool defers_tiling = false;    // real: phase 1 hides a tiling failure, which phase 2 then returns as 561000
+    const char* lenient = "";      // the core's name of an argument whose bad data is no fault in real either
 };
 
 // One tensor argument.

@@ -71,6 +71,9 @@ class Scalar : public Object {
     unsigned char value[16] = {};
 };
 
+// Arrays that getters have handed out since the last call: nobody can see whether they were deleted.
+uint64_t take_getter_arrays();
+
 // The tensor as the core wants it, over other memory when `data` says so. Every plain format counts as ND, and a
 // FRACTAL_NZ view that is the storage itself as well.
 moe_tensor view_of(const TensorState& state, void* data);

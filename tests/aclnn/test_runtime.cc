@@ -34,7 +34,7 @@ TEST_CASE("initialisation is counted") {
     CHECK(aclInit(nullptr) == 100002);
     CHECK(aclFinalize() == 0);
     CHECK(aclFinalize() == 100037);
-    CHECK(findings.rules(true) == Rules{"unbalanced", "unbalanced"});
+    CHECK(findings.rules(true) == Rules{"unbalanced", "error-text", "unbalanced"});
     CHECK(aclInit(nullptr) == 0);
     CHECK(aclInit(nullptr) == 100002);
     uint64_t left = 9;
@@ -213,13 +213,18 @@ TEST_CASE("copies: sizes, kinds and pointers") {
     aclGetRecentErrMsg();
 }
 
-TEST_CASE("bytes written beside an allocation are found when it is freed") {
-    const Session session;
+TEST_CASE("bytes written beside an allocation are found when it is freed, or used") {
+    Session session;
     Findings findings;
     void* data = nullptr;
     REQUIRE(aclrtMalloc(&data, 64, ACL_MEM_MALLOC_HUGE_FIRST) == 0);
     static_cast<char*>(data)[-1] = 0;
     CHECK(aclrtFree(data) == 0);
+    CHECK(findings.rules() == Rules{"overrun"});
+    Tokens tokens;
+    static_cast<char*>(tokens.out.buffer.data)[12 + 20 + 32] = 0;
+    tokens.launch(session.stream);
+    CHECK(session.synchronise() == 0);
     CHECK(findings.rules() == Rules{"overrun"});
 }
 
@@ -414,6 +419,15 @@ TEST_CASE("what is left at the end is reported") {
     }
     // The buffer at the reset of its device, the tensor at the end.
     CHECK(findings.rules() == Rules{"unbalanced", "unbalanced"});
+    REQUIRE(aclInit(nullptr) == 0);
+    int64_t* dims = nullptr;
+    uint64_t count = 0;
+    CHECK(aclGetViewShape(left, &dims, &count) == 0);
+    delete[] dims;
+    CHECK(aclrtFree(nullptr) == 100000);
+    CHECK(aclFinalize() == 0);
+    CHECK(findings.rules() == Rules{"unbalanced", "getter-array", "error-text"});
+    aclGetRecentErrMsg();
     CHECK(aclDestroyTensor(left) == 0);
     CHECK(findings.rules() == Rules{});
     CHECK(aclDestroyTensor(left) == 0);
