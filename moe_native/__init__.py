@@ -30,6 +30,7 @@ from moe_native.permute import npu_moe_token_permute_with_routing_map as npu_moe
 from moe_native.permute import npu_moe_token_unpermute_with_routing_map as npu_moe_token_unpermute_with_routing_map
 from moe_native.quant import npu_dynamic_quant as npu_dynamic_quant
 from moe_native.quant import npu_swiglu as npu_swiglu
+from moe_native.runtime import bf16_mode as bf16_mode
 from moe_native.runtime import get_num_threads as get_num_threads
 from moe_native.runtime import limits as limits
 from moe_native.runtime import set_num_threads as set_num_threads

@@ -1,13 +1,16 @@
-"""Threads and limits of the calls of this process."""
+"""Threads, limits and modes of the calls of this process."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import TracebackType
 from typing import Literal
 
 from moe_native import _core
 
 LimitsName = Literal["none", "atlas-a2", "seed"]
 _LIMITS: tuple[LimitsName, ...] = ("none", "atlas-a2", "seed")
+Bf16Mode = Literal["fast", "exact", "dot"]
+_BF16_MODES: tuple[Bf16Mode, ...] = ("fast", "exact", "dot")
 
 
 def set_num_threads(threads: int) -> None:
@@ -81,3 +84,42 @@ def limits(name: LimitsName) -> Iterator[None]:
         yield
     finally:
         _core.set_limits(previous)
+
+
+class bf16_mode:
+    """Choose how products of bfloat16 with bfloat16 are computed in the calls of this thread.
+
+    The mode is set by the call; in a ``with`` statement it ends with the block. It concerns `npu_ffn` with bfloat16
+    weights. The environment variable ``MOE_NATIVE_BF16`` sets the mode of threads that choose none.
+
+    Parameters
+    ----------
+    mode : {"fast", "exact", "dot"}
+        ``"exact"``: every product and sum in float32, the same bits on every instruction set with FMA. ``"dot"``: the
+        bfloat16 dot instruction wherever the processor has one; it adds products two by two and takes subnormal
+        operands and sums for zero. ``"fast"``, the default: the dot instruction where it is the faster one of the two.
+
+    Raises
+    ------
+    ValueError
+        If `mode` is none of these.
+
+    Examples
+    --------
+    >>> import moe_native
+    >>> with moe_native.bf16_mode("exact"):
+    ...     pass  # calls of npu_ffn
+    """
+
+    def __init__(self, mode: Bf16Mode) -> None:
+        if mode not in _BF16_MODES:
+            raise ValueError(f"bf16_mode: mode: {mode!r}, needed one of {', '.join(map(repr, _BF16_MODES))}")
+        self._previous: int = _core.set_bf16_mode(_BF16_MODES.index(mode))
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        _core.set_bf16_mode(self._previous)
