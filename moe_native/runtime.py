@@ -1,8 +1,7 @@
-"""Threads, limits and modes of the calls of this process."""
+"""Threads, instruction sets, limits and modes of the calls of this process."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from types import TracebackType
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
 
 from moe_native import _core
@@ -53,6 +52,63 @@ def get_num_threads() -> int:
     return threads
 
 
+class _IsaLimit(AbstractContextManager[None]):
+    """A limit that is in force already, and ends with its ``with`` block if it has one."""
+
+    def __init__(self, name: str | None) -> None:
+        self._previous: str = _core.get_isa_limit()
+        _core.set_isa_limit(name)
+
+    def __exit__(self, *exception: object) -> None:
+        _core.set_isa_limit(self._previous)
+
+
+def isa_limit(name: str | None) -> AbstractContextManager[None]:
+    """Restrict the kernels of this process to an instruction set and what lies below it.
+
+    Takes effect at once and stays; as a context manager it ends with the ``with`` block. Results do not depend on it,
+    except those of `npu_ffn` with floating weights. The environment variable ``MOE_NATIVE_ISA`` sets a limit for the
+    whole process.
+
+    Parameters
+    ----------
+    name : {"baseline", "avx2", "avx512", "avx512vnni", "avx512bf16"} or {"baseline", "neon", "dotprod", "i8mm"} or None
+        On x86-64 and on aarch64. None: whatever the processor has.
+
+    Returns
+    -------
+    context manager
+        Its end restores the limit that was in force before.
+
+    Raises
+    ------
+    RuntimeError
+        A name that is unknown, or of an instruction set that this processor lacks.
+
+    Examples
+    --------
+    >>> import moe_native
+    >>> with moe_native.isa_limit("baseline"):
+    ...     moe_native.get_isa_limit()
+    'baseline'
+    """
+    return _IsaLimit(name)
+
+
+def get_isa_limit() -> str:
+    """Return the highest instruction set that kernels may use now.
+
+    Examples
+    --------
+    >>> import moe_native
+    >>> with moe_native.isa_limit("baseline"):
+    ...     moe_native.get_isa_limit()
+    'baseline'
+    """
+    name: str = _core.get_isa_limit()
+    return name
+
+
 @contextmanager
 def limits(name: LimitsName) -> Iterator[None]:
     """Enforce the documented size limits of a card on the calls of this thread, within a ``with`` block.
@@ -86,11 +142,21 @@ def limits(name: LimitsName) -> Iterator[None]:
         _core.set_limits(previous)
 
 
-class bf16_mode:
+class _Bf16Mode(AbstractContextManager[None]):
+    """A mode that is in force already, and ends with its ``with`` block if it has one."""
+
+    def __init__(self, mode: Bf16Mode) -> None:
+        self._previous: int = _core.set_bf16_mode(_BF16_MODES.index(mode))
+
+    def __exit__(self, *exception: object) -> None:
+        _core.set_bf16_mode(self._previous)
+
+
+def bf16_mode(mode: Bf16Mode) -> AbstractContextManager[None]:
     """Choose how products of bfloat16 with bfloat16 are computed in the calls of this thread.
 
-    The mode is set by the call; in a ``with`` statement it ends with the block. It concerns `npu_ffn` with bfloat16
-    weights. The environment variable ``MOE_NATIVE_BF16`` sets the mode of threads that choose none.
+    Takes effect at once and stays; as a context manager it ends with the ``with`` block. It concerns `npu_ffn` with
+    bfloat16 weights. The environment variable ``MOE_NATIVE_BF16`` sets the mode of threads that choose none.
 
     Parameters
     ----------
@@ -98,6 +164,11 @@ class bf16_mode:
         ``"exact"``: every product and sum in float32, the same bits on every instruction set with FMA. ``"dot"``: the
         bfloat16 dot instruction wherever the processor has one; it adds products two by two and takes subnormal
         operands and sums for zero. ``"fast"``, the default: the dot instruction where it is the faster one of the two.
+
+    Returns
+    -------
+    context manager
+        Its end restores the mode that was in force before.
 
     Raises
     ------
@@ -110,16 +181,6 @@ class bf16_mode:
     >>> with moe_native.bf16_mode("exact"):
     ...     pass  # calls of npu_ffn
     """
-
-    def __init__(self, mode: Bf16Mode) -> None:
-        if mode not in _BF16_MODES:
-            raise ValueError(f"bf16_mode: mode: {mode!r}, needed one of {', '.join(map(repr, _BF16_MODES))}")
-        self._previous: int = _core.set_bf16_mode(_BF16_MODES.index(mode))
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        _core.set_bf16_mode(self._previous)
+    if mode not in _BF16_MODES:
+        raise ValueError(f"bf16_mode: mode: {mode!r}, needed one of {', '.join(map(repr, _BF16_MODES))}")
+    return _Bf16Mode(mode)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from cases.ffn import SCENARIOS, example, interval
 
-from moe_native import _core, bf16_mode, npu_ffn, set_num_threads
+import moe_native
+from moe_native import bf16_mode, npu_ffn, set_num_threads
 from moe_native.testing import assert_same_bits, bfloat16
 
 # Large enough that every thread gets a share, and experts of 1 to many rows.
@@ -101,12 +102,12 @@ def on_every_instruction_set(layer):
     try:
         for name in ("baseline", "avx2", "avx512", "avx512vnni", "avx512bf16", "neon", "dotprod", "i8mm"):
             try:
-                _core.set_isa_limit(name)
+                moe_native.isa_limit(name)
             except RuntimeError:  # not of this processor, or of another architecture
                 continue
             results[name] = npu_ffn(**layer)
     finally:
-        _core.set_isa_limit(None)
+        moe_native.isa_limit(None)
     return results
 
 

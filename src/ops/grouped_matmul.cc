@@ -2,23 +2,20 @@
 
 #include <cstring>
 
-#include "core/nz.h"
-
 namespace moe {
 namespace {
 
 constexpr int64_t stage_rows = 16;
 constexpr int64_t stage_bytes = stage_rows * igemm::columns;
 
-// Packed panels stay in the second-level cache beside the rows of x that pass them.
-constexpr int64_t largest_panel = 256 * 1024;
-constexpr int64_t largest_panels = 512 * 1024;
-// Rows of a batch, packed: together with what the caller keeps of them they stay in the third-level cache.
-constexpr int64_t batch_bytes = 16 * 1024 * 1024;
+// A packed panel stays in the first-level cache beside a tile of x and its sums.
+constexpr int64_t largest_panel = 16 * 1024;
+// Rows of a batch, packed, and what the caller keeps of them, for each thread. More would save nothing: a batch that
+// reads a weight again has many rows for it.
+constexpr int64_t batch_bytes = 2 * 1024 * 1024;
 // Products that make a thread worth its start.
 constexpr int64_t products_per_thread = 1 << 20;
-// Tiles whose sums are kept while the blocks of k pass by: as many share one packing of a panel.
-constexpr int64_t tiles_per_chunk = 16;
+constexpr int64_t cache_line = 64;
 
 // Saturates where the product does not fit: the ledger refuses that much.
 uint64_t bytes_of(int64_t count, int64_t size) {
@@ -95,6 +92,8 @@ Status ExpertWeights::resolve(const Tensor& tensor, const char* name, int64_t k,
     name_ = name;
     MOE_TRY(dtype_in(tensor, name, {MOE_INT8, MOE_INT32, MOE_INT4}));
     int4_ = tensor.dtype != MOE_INT8;
+    packed_ = is_packed(tensor);
+    if (packed_) return resolve_packed(tensor, k, n);
     word_columns_ = tensor.dtype == MOE_INT8 ? 1 : tensor.dtype == MOE_INT32 ? 8 : 2;
     if (tensor.rank != 3 && tensor.rank != 5)
         return fail(MOE_ERROR_INVALID, Kind::shape, name,
@@ -162,6 +161,15 @@ Status ExpertWeights::resolve_plain(const Tensor& tensor, int64_t k, int64_t n) 
     return MOE_OK;
 }
 
+Status ExpertWeights::resolve_packed(const Tensor& tensor, int64_t k, int64_t n) {
+    MOE_TRY(shape_is(tensor, name_, {-1, k, n}, "(experts, k, n)", MOE_ERROR_INVALID));
+    tiled_ = true;
+    tile_columns_ = panel_width;
+    experts_ = tensor.shape[0];
+    storage_ = packed_storage(tensor);
+    return MOE_OK;
+}
+
 // int32 words side by side are bytes side by side, the lower nibbles first on every processor this is built for.
 void ExpertWeights::use_bytes() {
     static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__);
@@ -181,12 +189,36 @@ const int8_t* ExpertWeights::address(int64_t expert, int64_t row, int64_t column
            row % 16 * row_stride_ + column % tile_columns_ / word_columns_ * word_stride_;
 }
 
+bool ExpertWeights::direct(const PanelColumns& columns) const {
+    const int64_t in_tile = columns.first % tile_columns_;
+    return word_stride_ == 1 && block_stride_ == 16 * row_stride_ && in_tile % word_columns_ == 0 &&
+           in_tile + igemm::columns <= tile_columns_;
+}
+
+const int8_t* ExpertWeights::panel(const IgemmKernels& kernels, int64_t expert, int64_t row,
+                                   const PanelColumns& columns) const {
+    if (!packed_for(kernels) || columns.first % panel_width != 0 || row % kernels.k_step != 0) return nullptr;
+    return packed_panel(expert, columns.first) + igemm::panel_bytes(kernels, row);
+}
+
+Ahead ExpertWeights::ahead(const IgemmKernels& kernels, int64_t expert, int64_t begin, int64_t end,
+                           const PanelColumns& columns) const {
+    if (packed_) {
+        const int8_t* const first = panel(kernels, expert, begin / kernels.k_step * kernels.k_step, columns);
+        if (first == nullptr) return {};
+        return {first, cache_line, ceil_divide(igemm::panel_bytes(kernels, end - begin), cache_line)};
+    }
+    if (!direct(columns)) return {};
+    const int8_t* const first = address(expert, begin, columns.first);
+    if (row_stride_ < 0 || row_stride_ >= cache_line) return {first, row_stride_, end - begin};
+    return {first, cache_line, ceil_divide((end - begin) * row_stride_, cache_line)};
+}
+
 void ExpertWeights::pack(const IgemmKernels& kernels, int64_t expert, int64_t row, int64_t k,
                          const PanelColumns& columns, void* panel, int8_t* stage) const {
-    const bool full_rows =
-        !int4_ && word_stride_ == 1 && columns.first % tile_columns_ + igemm::columns <= tile_columns_;
-    if (full_rows && block_stride_ == 16 * row_stride_) {
-        kernels.pack_panel(address(expert, row, columns.first), row_stride_, k, panel);
+    if (direct(columns)) {
+        const auto pack_panel = int4_ ? kernels.pack_panel_int4 : kernels.pack_panel;
+        pack_panel(address(expert, row, columns.first), row_stride_, k, panel);
         return;
     }
     for (int64_t r = 0; r < k; r += stage_rows) {
@@ -205,6 +237,7 @@ int8_t ExpertWeights::item(const int8_t* word, int64_t column) const {
 // Rows of 32 int8 values, zero from `width` on.
 void ExpertWeights::read(int64_t expert, int64_t row, int64_t rows, const PanelColumns& columns, int8_t* stage) const {
     if (columns.width < igemm::columns) std::memset(stage, 0, stage_bytes);
+    if (packed_) return read_packed(expert, row, rows, columns, stage);
     int64_t done = 0;
     while (done < columns.width) {
         // Up to the end of a tile.
@@ -229,10 +262,31 @@ void ExpertWeights::read(int64_t expert, int64_t row, int64_t rows, const PanelC
     }
 }
 
+const int8_t* ExpertWeights::packed_panel(int64_t expert, int64_t column) const {
+    return data_ + (expert * storage_.panels + column / panel_width) * storage_.panel_bytes;
+}
+
+void ExpertWeights::read_packed(int64_t expert, int64_t row, int64_t rows, const PanelColumns& columns,
+                                int8_t* stage) const {
+    const PanelOrder order = panel_order(storage_.layout);
+    // The lowest byte of an element: the weight itself, or with its sign bit flipped.
+    const int flip = order.flipped ? -128 : 0;
+    const int8_t* column[igemm::columns];
+    for (int64_t j = 0; j < columns.width; ++j) {
+        const int64_t c = columns.first + j;
+        column[j] = packed_panel(expert, c) + order.place(0, c % panel_width) * order.item_size;
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+        const int64_t at = order.place(row + r, 0) * order.item_size;
+        for (int64_t j = 0; j < columns.width; ++j)
+            stage[r * igemm::columns + j] = static_cast<int8_t>(column[j][at] ^ flip);
+    }
+}
+
 // --- GroupedProduct --------------------------------------------------------------------------------------------------
 
 void GroupedProduct::book(const ExpertWeights& weights, int64_t rows, int64_t k, int64_t blocks, int64_t panels,
-                          int64_t bytes_per_row, Ledger& ledger) {
+                          bool aligned, int64_t bytes_per_row, Ledger& ledger) {
     kernels_ = &igemm_kernels();
     row_kernels_ = &row_kernels();
     weights_ = &weights;
@@ -241,23 +295,25 @@ void GroupedProduct::book(const ExpertWeights& weights, int64_t rows, int64_t k,
     parts_ = weights.int4() ? 2 : 1;
     units_ = blocks;
     unit_k_ = k / blocks;
-    const int64_t largest_k = std::min(largest_panel, largest_panels / panels) / (igemm::columns * kernels_->item_size);
+    const int64_t largest_k = largest_panel / (igemm::columns * kernels_->item_size);
     block_k_ = ceil_divide(ceil_divide(unit_k_, ceil_divide(unit_k_, largest_k)), 16) * 16;
     unit_blocks_ = ceil_divide(unit_k_, block_k_);
     wide_ = unit_k_ > igemm::exact_k;
     tile_rows_ = kernels_->rows / parts_;
-    chunk_rows_ = units_ * unit_blocks_ == 1 ? tile_rows_ : tiles_per_chunk * tile_rows_;
     const Block last = block(units_ - 1, unit_blocks_ - 1);
     row_bytes_ = parts_ * (last.offset + igemm::row_bytes(*kernels_, last.k));
-    batch_rows_ = std::min(rows, std::max(tile_rows_, batch_bytes / (row_bytes_ + bytes_per_row)));
-
     threads_ = ledger.threads();
+    batch_rows_ = std::min(rows, std::max(tile_rows_, threads_ * batch_bytes / (row_bytes_ + bytes_per_row)));
+    chunk_rows_ = std::min(batch_rows_, tiles_per_chunk * tile_rows_);
     panel_bytes_ = igemm::panel_bytes(*kernels_, std::min(block_k_, unit_k_));
     split_bytes_ = parts_ == 1 ? 0 : kernels_->rows * std::min(block_k_, unit_k_);
     const int64_t kept_values = threads_ * panels_ * chunk_rows_ * parts_ * igemm::columns;
     packed_piece_ = ledger.book("packed rows of x", bytes_of(batch_rows_, row_bytes_));
-    panel_piece_ = ledger.book("packed panels of weights", bytes_of(threads_ * panels_, panel_bytes_));
-    stage_piece_ = ledger.book("rows of a panel", bytes_of(threads_, stage_bytes));
+    const bool ready = weights.packed_for(*kernels_) && aligned && (units_ == 1 || unit_k_ % kernels_->k_step == 0);
+    if (!ready) {
+        panel_piece_ = ledger.book("packed panels of weights", bytes_of(threads_ * panels_, panel_bytes_));
+        stage_piece_ = ledger.book("rows of a panel", bytes_of(threads_, stage_bytes));
+    }
     split_piece_ = ledger.book("high and low parts of x", bytes_of(threads_, split_bytes_));
     sums_piece_ = ledger.book<int32_t>("sums", kept_values);
     if (wide_) wide_piece_ = ledger.book<int64_t>("wide sums", kept_values);
@@ -297,8 +353,9 @@ void GroupedProduct::pack(const ExpertRows& experts, int64_t first, int64_t last
     parallel_ranges(threads_, last - first, grain, [&](int thread, int64_t begin, int64_t end) {
         // Tiles begin with their expert; a thread packs those that begin in its range.
         experts.for_each(first, last, [&](int64_t, int64_t from, int64_t to) {
-            for (int64_t row = from; row < to; row += tile_rows_)
-                if (row >= first + begin && row < first + end) pack_tile(thread, row, std::min(tile_rows_, to - row));
+            const int64_t step = tile_step(to - from);
+            for (int64_t row = from; row < to; row += step)
+                if (row >= first + begin && row < first + end) pack_tile(thread, row, std::min(step, to - row));
         });
     });
 }
@@ -335,77 +392,106 @@ int64_t GroupedProduct::grain(int64_t rows) const {
     return 1 + static_cast<int64_t>(products_per_thread / products);
 }
 
+int64_t GroupedProduct::tile_step(int64_t rows) const {
+    return ceil_divide(rows, ceil_divide(rows, tile_rows_));
+}
+
 int64_t GroupedProduct::kept(int thread, int64_t panel, int64_t chunk_row) const {
     return ((thread * panels_ + panel) * chunk_rows_ + chunk_row) * parts_ * igemm::columns;
 }
 
-void GroupedProduct::pack_panels(int thread, int64_t expert, const Block& block, const PanelColumns* columns,
-                                 int64_t panels) const {
+char* GroupedProduct::panel(int thread, int64_t index) const {
+    return panel_ + (thread * panels_ + index) * panel_bytes_;
+}
+
+void GroupedProduct::pack_panels(int thread, const Block& block, const PanelGroup& group) const {
     int8_t* const stage = stage_ + thread * stage_bytes;
     // The rows of a column of tiles follow each other; those of plain weights are shared by neighbouring panels.
     const int64_t step = weights_->tiled() ? block.k : stage_rows;
-    for (int64_t row = 0; row < block.k; row += step) {
-        const int64_t rows = std::min(step, block.k - row);
-        char* target = panel_ + thread * panels_ * panel_bytes_ + igemm::panel_bytes(*kernels_, row);
-        for (int64_t p = 0; p < panels; ++p, target += panel_bytes_)
-            weights_->pack(*kernels_, expert, block.k_begin + row, rows, columns[p], target, stage);
-    }
+    for (int64_t row = 0; row < block.k; row += step)
+        for (int64_t p = 0; p < group.count; ++p)
+            weights_->pack(*kernels_, group.expert, block.k_begin + row, std::min(step, block.k - row),
+                           group.columns[p], panel(thread, p) + igemm::panel_bytes(*kernels_, row), stage);
 }
 
-void GroupedProduct::sum(int thread, int64_t expert, int64_t begin, int64_t end, bool first_chunk,
-                         const PanelColumns* columns, int64_t panels) const {
-    const bool panels_stay = units_ * unit_blocks_ == 1;
+void GroupedProduct::sum(int thread, int64_t begin, int64_t end, int64_t step, const PanelGroup& group,
+                         const PanelGroup& next) const {
     for (int64_t unit = 0; unit < units_; ++unit) {
         for (int64_t index = 0; index < unit_blocks_; ++index) {
-            const Block b = block(unit, index);
-            if (first_chunk || !panels_stay) pack_panels(thread, expert, b, columns, panels);
-            for (int64_t row = begin; row < end; row += tile_rows_) {
-                const int64_t rows = std::min(tile_rows_, end - row);
-                const char* panel = panel_ + thread * panels_ * panel_bytes_;
-                for (int64_t p = 0; p < panels; ++p, panel += panel_bytes_) {
-                    int32_t* sums = sums_ + kept(thread, p, row - begin);
-                    kernels_->multiply(packed(row, rows, b), panel, rows * parts_, b.k, index > 0 && !wide_, sums);
-                    if (!wide_) continue;
-                    int64_t* wide = wide_sums_ + kept(thread, p, row - begin);
-                    for (int64_t i = 0; i < rows * parts_ * igemm::columns; ++i)
-                        wide[i] = (index == 0 ? 0 : wide[i]) + sums[i];
-                }
-            }
+            const bool last_of_unit = index + 1 == unit_blocks_;
+            const bool last = last_of_unit && unit + 1 == units_;
+            const Block next_block = last ? block(0, 0) : last_of_unit ? block(unit + 1, 0) : block(unit, index + 1);
+            sum_block(thread, begin, end, step, group, block(unit, index), index > 0 && !wide_, last ? next : group,
+                      next_block);
+            if (wide_) widen_sums(thread, end - begin, group.count, index > 0);
         }
-        if (parts_ == 2) add_scaled_sums(thread, expert, unit, end - begin, columns, panels);
+        if (parts_ == 2) add_scaled_sums(thread, unit, end - begin, group);
     }
 }
 
-void GroupedProduct::add_scaled_sums(int thread, int64_t expert, int64_t unit, int64_t rows,
-                                     const PanelColumns* columns, int64_t panels) const {
+void GroupedProduct::sum_block(int thread, int64_t begin, int64_t end, int64_t step, const PanelGroup& group,
+                               const Block& block, bool accumulate, const PanelGroup& next,
+                               const Block& next_block) const {
+    const bool few_rows = (end - begin) * parts_ <= kernels_->stream_rows;
+    const auto streamed = [&](int64_t p) { return few_rows && weights_->direct(group.columns[p]); };
+    const auto ready = [&](int64_t p) -> const void* {
+        return weights_->panel(*kernels_, group.expert, block.k_begin, group.columns[p]);
+    };
+    bool pack = false;
+    for (int64_t p = 0; p < group.count; ++p) pack = pack || !(streamed(p) || ready(p) != nullptr);
+    if (pack) pack_panels(thread, block, group);
+    for (int64_t p = 0; p < group.count; ++p) {
+        const void* const packed_panel = ready(p);
+        int64_t prefetched = 0;  // rows of the next block
+        for (int64_t row = begin; row < end; row += step) {
+            const int64_t rows = std::min(step, end - row);
+            const int64_t prefetch = next_block.k * (row + rows - begin) / (end - begin);
+            const Ahead ahead = p < next.count
+                                    ? weights_->ahead(*kernels_, next.expert, next_block.k_begin + prefetched,
+                                                      next_block.k_begin + prefetch, next.columns[p])
+                                    : Ahead{};
+            prefetched = prefetch;
+            const char* tile = packed(row, rows, block);
+            int32_t* sums = sums_ + kept(thread, p, row - begin);
+            if (streamed(p)) {
+                const auto stream = weights_->int4() ? kernels_->stream_int4 : kernels_->stream;
+                stream(tile, weights_->address(group.expert, block.k_begin, group.columns[p].first),
+                       weights_->row_stride(), rows * parts_, block.k, accumulate, sums, ahead);
+            } else {
+                kernels_->multiply(tile, packed_panel == nullptr ? panel(thread, p) : packed_panel, rows * parts_,
+                                   block.k, accumulate, sums, ahead);
+            }
+        }
+    }
+}
+
+void GroupedProduct::widen_sums(int thread, int64_t rows, int64_t panels, bool accumulate) const {
     for (int64_t p = 0; p < panels; ++p) {
+        const int32_t* sums = sums_ + kept(thread, p, 0);
+        int64_t* wide = wide_sums_ + kept(thread, p, 0);
+        for (int64_t i = 0; i < rows * parts_ * igemm::columns; ++i) wide[i] = (accumulate ? wide[i] : 0) + sums[i];
+    }
+}
+
+void GroupedProduct::add_scaled_sums(int thread, int64_t unit, int64_t rows, const PanelGroup& group) const {
+    for (int64_t p = 0; p < group.count; ++p) {
         float scale[igemm::columns] = {};
-        const int64_t* bits = block_scale_ + (expert * units_ + unit) * n_ + columns[p].first;
-        for (int64_t j = 0; j < columns[p].width; ++j) {
+        const int64_t* bits = block_scale_ + (group.expert * units_ + unit) * n_ + group.columns[p].first;
+        for (int64_t j = 0; j < group.columns[p].width; ++j) {
             const auto low = static_cast<uint32_t>(static_cast<uint64_t>(bits[j]));
             std::memcpy(&scale[j], &low, sizeof low);
         }
         const int64_t first = kept(thread, p, 0);
         float* totals = totals_ + first;
-        for (int64_t r = 0; r < rows * parts_; ++r) {
-            float values[igemm::columns];
-            const int64_t i = r * igemm::columns;
-            if (wide_)
-                round_to_float(wide_sums_ + first + i, values, igemm::columns);
-            else
-                round_to_float(sums_ + first + i, values, igemm::columns);
-            for (int64_t j = 0; j < igemm::columns; ++j)
-                totals[i + j] = unit == 0 ? values[j] * scale[j] : totals[i + j] + values[j] * scale[j];
+        if (!wide_) {
+            kernels_->add_scaled(sums_ + first, rows * parts_, scale, unit > 0, totals);
+            continue;
+        }
+        for (int64_t i = 0; i < rows * parts_ * igemm::columns; ++i) {
+            const float product = static_cast<float>(wide_sums_[first + i]) * scale[i % igemm::columns];
+            totals[i] = unit == 0 ? product : totals[i] + product;
         }
     }
-}
-
-template <class Kept>
-void GroupedProduct::round_to_float(const Kept* sums, float* target, int64_t n) const {
-    if constexpr (sizeof(Kept) == sizeof(int32_t))
-        kernels_->to_float(sums, target, n);
-    else
-        for (int64_t i = 0; i < n; ++i) target[i] = static_cast<float>(sums[i]);
 }
 
 float* GroupedProduct::values(int thread, int64_t chunk_row, int64_t rows, int64_t panels) const {
@@ -416,9 +502,9 @@ float* GroupedProduct::values(int thread, int64_t chunk_row, int64_t rows, int64
         const int64_t from = kept(thread, p, chunk_row);
         if (parts_ == 1) {
             if (wide_)
-                round_to_float(wide_sums_ + from, values, n);
+                std::copy_n(wide_sums_ + from, n, values);
             else
-                round_to_float(sums_ + from, values, n);
+                kernels_->to_float(sums_ + from, values, n);
             continue;
         }
         float* high = totals_ + from;

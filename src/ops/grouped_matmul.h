@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "core/nz.h"
 #include "core/op.h"
+#include "core/packed.h"
 #include "kernels/igemm/igemm.h"
 #include "kernels/rows/rows.h"
 
@@ -59,8 +61,8 @@ struct PanelColumns {
 };
 
 // The weights of all experts where the caller has them: int8, or int4 as MOE_INT4 or eight to an int32; plain (e, k,
-// n), or tiles of 16 rows (e, n1, k1, 16, c0), as a five-dimensional tensor or in MOE_FORMAT_NZ. Nothing is copied
-// whole, whatever the strides.
+// n), or tiles of 16 rows (e, n1, k1, 16, c0), as a five-dimensional tensor or in MOE_FORMAT_NZ, or packed. Nothing is
+// copied whole, whatever the strides.
 class ExpertWeights {
   public:
     // Every check of dtype, rank, and shape against the logical k and n. Errors are MOE_ERROR_INVALID.
@@ -75,6 +77,19 @@ class ExpertWeights {
     static constexpr int64_t most_panels_together = 8;
     int64_t panels_together() const { return tiled_ ? 1 : most_panels_together; }
 
+    // Whether the kernels can read these columns where they are: `address` and `row_stride` say where that is.
+    bool direct(const PanelColumns& columns) const;
+    // Of the word that holds the column.
+    const int8_t* address(int64_t expert, int64_t row, int64_t column) const;
+    int64_t row_stride() const { return row_stride_; }
+    // Whether panels lie ready for the kernels: those that begin with a panel of the weight and a step of k.
+    bool packed_for(const IgemmKernels& kernels) const { return packed_ && storage_.layout == kernels.layout; }
+    // Such a panel from `row` on, null for any other.
+    const int8_t* panel(const IgemmKernels& kernels, int64_t expert, int64_t row, const PanelColumns& columns) const;
+    // What `direct` columns of the rows [begin, end) touch, or a panel that lies ready.
+    Ahead ahead(const IgemmKernels& kernels, int64_t expert, int64_t begin, int64_t end,
+                const PanelColumns& columns) const;
+
     // Packs `k` rows from `row` on. `stage` is 512 bytes of scratch.
     void pack(const IgemmKernels& kernels, int64_t expert, int64_t row, int64_t k, const PanelColumns& columns,
               void* panel, int8_t* stage) const;
@@ -82,17 +97,20 @@ class ExpertWeights {
   private:
     Status resolve_tiles(const Tensor& tensor, int64_t k, int64_t n);
     Status resolve_plain(const Tensor& tensor, int64_t k, int64_t n);
+    Status resolve_packed(const Tensor& tensor, int64_t k, int64_t n);
     void use_bytes();
-    // Of the word that holds the column.
-    const int8_t* address(int64_t expert, int64_t row, int64_t column) const;
     int8_t item(const int8_t* word, int64_t column) const;
     void read(int64_t expert, int64_t row, int64_t rows, const PanelColumns& columns, int8_t* stage) const;
+    void read_packed(int64_t expert, int64_t row, int64_t rows, const PanelColumns& columns, int8_t* stage) const;
+    const int8_t* packed_panel(int64_t expert, int64_t column) const;
 
     const Tensor* tensor_ = nullptr;
     const char* name_ = "";
     const int8_t* data_ = nullptr;
     bool int4_ = false;
     bool tiled_ = false;
+    bool packed_ = false;
+    PackedStorage storage_ = {};  // of a packed weight
     int64_t experts_ = 0;
     int64_t tile_columns_ = 0;  // n for plain weights, which are one tile wide
     int64_t word_columns_ = 1;  // columns in a stored word
@@ -104,16 +122,30 @@ class ExpertWeights {
     int64_t word_stride_ = 0;
 };
 
+// Panels of an expert that are taken together.
+struct PanelGroup {
+    static constexpr int64_t most = 2 * ExpertWeights::most_panels_together;
+
+    int64_t expert = 0;
+    int64_t count = 0;
+    PanelColumns columns[most];
+};
+
 // Products of the rows of each expert with its weight, 32 columns at a time.
 //
 // int8: a tile's values are the exact sums as float32. int4: x is split into x = 16 * high + low + 8, each part
 // multiplied apart, scaled per block of k and column, added up in float32 over the blocks and rounded to float16; the
 // values are 16 * high + low. Both take the same integer kernels, with two rows of a tile for each row of int4.
+//
+// A thread walks its columns, expert by expert, in blocks of k whose packed panel stays in the first-level cache while
+// all rows pass it; meanwhile the kernel prefetches the weights of the next block. A few rows are streamed: they take
+// the weights as they are.
 class GroupedProduct {
   public:
-    // `panels`: the most that the caller wants of a tile at once. `bytes_per_row`: what the caller itself needs for each
-    // row of a batch. `blocks`: of k, with scales of their own (int4).
-    void book(const ExpertWeights& weights, int64_t rows, int64_t k, int64_t blocks, int64_t panels,
+    // `panels`: the most that the caller wants of a tile at once. `aligned`: all of them begin at multiples of 32
+    // columns. `bytes_per_row`: what the caller itself needs for each row of a batch. `blocks`: of k, with scales of
+    // their own (int4).
+    void book(const ExpertWeights& weights, int64_t rows, int64_t k, int64_t blocks, int64_t panels, bool aligned,
               int64_t bytes_per_row, Ledger& ledger);
     // `block_scale` (e, blocks, n): float32 bits in the low half of 64; int4 only.
     void load(const Workspace& workspace, const int8_t* x, const int64_t* block_scale, int64_t n);
@@ -122,23 +154,37 @@ class GroupedProduct {
     int64_t batch_rows() const { return batch_rows_; }
     void pack(const ExpertRows& experts, int64_t first, int64_t last);
 
-    // Items, of `panels` panels each, of a parallel loop that make a thread worth its start.
-    int64_t grain(int64_t rows) const;
-
-    // Calls take(row, rows, values) for the tiles of the rows [begin, end) of an expert within the batch, in ascending
+    // Multiplies the packed rows with the columns of `items` items, in parallel over these; fill(item, group) says which
+    // panels an item takes. For each expert and item, prepare(group) returns a function of which
+    // take(row, rows, values) is called for the tiles of the expert's rows. A thread walks experts and rows in ascending
     // order. values is (panels, rows, 32) with 32 * tile_rows() floats from one panel to the next; columns beyond the
     // width of a panel hold anything.
-    template <class Take>
-    void for_each_tile(int thread, int64_t expert, int64_t begin, int64_t end, const PanelColumns* columns,
-                       int64_t panels, Take&& take) const {
-        for (int64_t from = begin; from < end; from += chunk_rows_) {
-            const int64_t to = std::min(from + chunk_rows_, end);
-            sum(thread, expert, from, to, from == begin, columns, panels);
-            for (int64_t row = from; row < to; row += tile_rows_) {
-                const int64_t rows = std::min(tile_rows_, to - row);
-                take(row, rows, values(thread, row - from, rows, panels));
-            }
-        }
+    template <class Fill, class Prepare>
+    void multiply(const ExpertRows& experts, int64_t first, int64_t last, int64_t items, const Fill& fill,
+                  const Prepare& prepare) const {
+        parallel_ranges(threads_, items, grain(last - first), [&](int thread, int64_t begin, int64_t end) {
+            // Each group waits for the next one to be known, whose weights are prefetched meanwhile.
+            PanelGroup groups[2];
+            int waiting = 0;
+            int64_t rows_begin = 0;
+            int64_t rows_end = 0;
+            const auto finish = [&](const PanelGroup& next) {
+                if (rows_begin < rows_end)
+                    for_each_tile(thread, rows_begin, rows_end, groups[waiting], next, prepare(groups[waiting]));
+            };
+            experts.for_each(first, last, [&](int64_t expert, int64_t from, int64_t to) {
+                for (int64_t item = begin; item < end; ++item) {
+                    PanelGroup& next = groups[1 - waiting];
+                    next.expert = expert;
+                    fill(item, next);
+                    finish(next);
+                    waiting = 1 - waiting;
+                    rows_begin = from;
+                    rows_end = to;
+                }
+            });
+            finish(PanelGroup());
+        });
     }
     int64_t tile_rows() const { return tile_rows_; }
 
@@ -149,19 +195,42 @@ class GroupedProduct {
         int64_t offset;  // in a packed row, bytes
     };
 
+    template <class Take>
+    void for_each_tile(int thread, int64_t begin, int64_t end, const PanelGroup& group, const PanelGroup& next,
+                       const Take& take) const {
+        const int64_t step = tile_step(end - begin);
+        for (int64_t from = begin; from < end; from += tiles_per_chunk * step) {
+            const int64_t to = std::min(from + tiles_per_chunk * step, end);
+            sum(thread, from, to, step, group, to < end ? group : next);
+            for (int64_t row = from; row < to; row += step) {
+                const int64_t rows = std::min(step, to - row);
+                take(row, rows, values(thread, row - from, rows, group.count));
+            }
+        }
+    }
+
+    // Tiles whose sums are kept while the blocks of k pass by: as many share one packing of a panel.
+    static constexpr int64_t tiles_per_chunk = 16;
+
+    // Items of a parallel loop that make a thread worth its start.
+    int64_t grain(int64_t rows) const;
+    // Rows from one tile of an expert to the next: all tiles but the last have as many, and the last not much less.
+    int64_t tile_step(int64_t rows) const;
     Block block(int64_t unit, int64_t index) const;
     void pack_tile(int thread, int64_t row, int64_t rows) const;
     char* packed(int64_t row, int64_t rows, const Block& block) const;
     // Where a thread keeps what belongs to a row of the chunk and a panel.
     int64_t kept(int thread, int64_t panel, int64_t chunk_row) const;
-    void pack_panels(int thread, int64_t expert, const Block& block, const PanelColumns* columns, int64_t panels) const;
-    void sum(int thread, int64_t expert, int64_t begin, int64_t end, bool first_chunk, const PanelColumns* columns,
-             int64_t panels) const;
-    void add_scaled_sums(int thread, int64_t expert, int64_t unit, int64_t rows, const PanelColumns* columns,
-                         int64_t panels) const;
+    char* panel(int thread, int64_t index) const;
+    void pack_panels(int thread, const Block& block, const PanelGroup& group) const;
+    // The sums of the rows [begin, end). `next`: the group that follows.
+    void sum(int thread, int64_t begin, int64_t end, int64_t step, const PanelGroup& group,
+             const PanelGroup& next) const;
+    void sum_block(int thread, int64_t begin, int64_t end, int64_t step, const PanelGroup& group, const Block& block,
+                   bool accumulate, const PanelGroup& next, const Block& next_block) const;
+    void widen_sums(int thread, int64_t rows, int64_t panels, bool accumulate) const;
+    void add_scaled_sums(int thread, int64_t unit, int64_t rows, const PanelGroup& group) const;
     float* values(int thread, int64_t chunk_row, int64_t rows, int64_t panels) const;
-    template <class Kept>
-    void round_to_float(const Kept* sums, float* target, int64_t n) const;
 
     const IgemmKernels* kernels_ = nullptr;
     const RowKernels* row_kernels_ = nullptr;
@@ -172,11 +241,11 @@ class GroupedProduct {
     int64_t parts_ = 1;  // rows of a packed tile per row of x
     int64_t units_ = 1;  // of k, with scales of their own
     int64_t unit_k_ = 0;
-    int64_t unit_blocks_ = 1;  // blocks of a unit: a panel of one stays in the second-level cache
+    int64_t unit_blocks_ = 1;  // blocks of a unit: a panel of one stays in the first-level cache
     int64_t block_k_ = 0;
-    bool wide_ = false;       // sums of a unit may leave int32
-    int64_t tile_rows_ = 0;   // rows of x
-    int64_t chunk_rows_ = 0;  // rows whose sums are kept while k passes by
+    bool wide_ = false;      // sums of a unit may leave int32
+    int64_t tile_rows_ = 0;  // rows of x
+    int64_t chunk_rows_ = 0;
     int64_t row_bytes_ = 0;
     int64_t batch_rows_ = 0;
     int64_t first_row_ = 0;  // of the batch

@@ -45,7 +45,7 @@ class GroupedMatmulFinalizeRouting {
         experts_.book(args_.group_list, "group_list", args_.group_list_type, m_, ledger);
         target_piece_ = ledger.book<int64_t>("output rows", m_);
         if (args_.offset != nullptr) row_sum_piece_ = ledger.book<float>("row sums", m_);
-        product_.book(weights_, m_, k_, 1, weights_.panels_together(), 0, ledger);
+        product_.book(weights_, m_, k_, 1, weights_.panels_together(), true, 0, ledger);
     }
 
     Status run(const Workspace& workspace, const RunContext& context) {
@@ -64,25 +64,63 @@ class GroupedMatmulFinalizeRouting {
 
         const IgemmKernels& kernels = igemm_kernels();
         const int64_t span = weights_.panels_together() * igemm::columns;
+        const auto fill = [&](int64_t item, PanelGroup& group) {
+            group.count = 0;
+            for (int64_t column = item * span; column < std::min((item + 1) * span, n_); column += igemm::columns)
+                group.columns[group.count++] = {column, std::min(igemm::columns, n_ - column)};
+        };
+        const auto prepare = [&](const PanelGroup& group) { return Combine(*this, kernels, rows, group); };
         for (int64_t first = 0; first < experts_.used(); first += product_.batch_rows()) {
             const int64_t last = std::min(first + product_.batch_rows(), experts_.used());
             product_.pack(experts_, first, last);
             // A thread owns columns and walks experts and rows in ascending order: so the order of the additions to an
             // output row is that of the rows, whatever the number of threads.
-            parallel_ranges(workspace.threads(), (n_ + span - 1) / span, product_.grain(last - first),
-                            [&](int thread, int64_t begin, int64_t end) {
-                                experts_.for_each(first, last, [&](int64_t expert, int64_t from, int64_t to) {
-                                    for (int64_t item = begin; item < end; ++item)
-                                        add_columns(kernels, rows, thread, expert, from, to, item * span);
-                                });
-                            });
+            product_.multiply(experts_, first, last, ceil_divide(n_, span), fill, prepare);
         }
         out_.store();
         return MOE_OK;
     }
 
   private:
-    static constexpr int64_t most_panels = ExpertWeights::most_panels_together;
+    // Adds tiles of a group of panels to the output.
+    class Combine {
+      public:
+        Combine(const GroupedMatmulFinalizeRouting& op, const IgemmKernels& kernels, const RowKernels& rows,
+                const PanelGroup& group)
+            : op_(op), kernels_(kernels), rows_(rows), group_(group) {
+            for (int64_t p = 0; p < group.count; ++p) {
+                const PanelColumns& columns = group.columns[p];
+                const auto widen = [&](const Tensor* tensor, const Input& input, float* target) {
+                    const int64_t first = (group.expert * op.n_ + columns.first) * moe_dtype_size(tensor->dtype);
+                    widen_row(rows, tensor->dtype, input.data<char>() + first, target, columns.width);
+                };
+                if (!op.weights_.int4()) widen(op.args_.scale, op.scale_, scale_[p]);
+                if (op.bias_) widen(op.args_.bias, op.bias_, bias_[p]);
+            }
+        }
+
+        void operator()(int64_t row, int64_t count, float* values) const {
+            const float* pertoken = op_.pertoken_ ? op_.pertoken_.data<float>() + row : nullptr;
+            const float* logit = op_.logit_ ? op_.logit_.data<float>() + row : nullptr;
+            for (int64_t p = 0; p < group_.count; ++p, values += op_.product_.tile_rows() * igemm::columns) {
+                const PanelColumns& columns = group_.columns[p];
+                float* y = op_.out_.data<float>() + columns.first;
+                if (op_.weights_.int4())
+                    op_.add_int4(rows_, group_.expert, row, count, columns, values, bias_[p], pertoken, logit, y);
+                else
+                    kernels_.combine(values, count, columns.width, scale_[p], op_.bias_ ? bias_[p] : nullptr, pertoken,
+                                     logit, op_.target_ + row, y, op_.n_);
+            }
+        }
+
+      private:
+        const GroupedMatmulFinalizeRouting& op_;
+        const IgemmKernels& kernels_;
+        const RowKernels& rows_;
+        const PanelGroup& group_;
+        float scale_[PanelGroup::most][igemm::columns];
+        float bias_[PanelGroup::most][igemm::columns];
+    };
 
     Status check_present(Outputs outputs) const {
         MOE_TRY(required(args_.x, "x"));
@@ -295,37 +333,6 @@ class GroupedMatmulFinalizeRouting {
                 row_sum_[row] = static_cast<float>(sum);
             }
         });
-    }
-
-    // The panels from `column` on that are taken together.
-    void add_columns(const IgemmKernels& kernels, const RowKernels& rows, int thread, int64_t expert, int64_t begin,
-                     int64_t end, int64_t column) const {
-        PanelColumns columns[most_panels];
-        float scale[most_panels][igemm::columns];
-        float bias[most_panels][igemm::columns];
-        int64_t panels = 0;
-        for (; panels < weights_.panels_together() && column < n_; ++panels, column += igemm::columns) {
-            columns[panels] = {column, std::min(igemm::columns, n_ - column)};
-            const auto widen = [&](const Tensor* tensor, const Input& input, float* target) {
-                const int64_t first = (expert * n_ + column) * moe_dtype_size(tensor->dtype);
-                widen_row(rows, tensor->dtype, input.data<char>() + first, target, columns[panels].width);
-            };
-            if (!weights_.int4()) widen(args_.scale, scale_, scale[panels]);
-            if (bias_) widen(args_.bias, bias_, bias[panels]);
-        }
-        const auto take = [&](int64_t row, int64_t count, float* values) {
-            const float* pertoken = pertoken_ ? pertoken_.data<float>() + row : nullptr;
-            const float* logit = logit_ ? logit_.data<float>() + row : nullptr;
-            for (int64_t p = 0; p < panels; ++p, values += product_.tile_rows() * igemm::columns) {
-                float* y = out_.data<float>() + columns[p].first;
-                if (weights_.int4())
-                    add_int4(rows, expert, row, count, columns[p], values, bias[p], pertoken, logit, y);
-                else
-                    kernels.combine(values, count, columns[p].width, scale[p], bias_ ? bias[p] : nullptr, pertoken,
-                                    logit, target_ + row, y, n_);
-            }
-        };
-        product_.for_each_tile(thread, expert, begin, end, columns, panels, take);
     }
 
     void add_int4(const RowKernels& rows, int64_t expert, int64_t row, int64_t count, const PanelColumns& columns,

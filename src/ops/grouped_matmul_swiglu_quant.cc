@@ -47,7 +47,7 @@ class GroupedMatmulSwigluQuant {
         output_offset_.book(args_.output_offset, "output_offset", ledger);
         experts_.book(args_.group_list, "group_list", args_.group_list_type, m_, ledger);
         if (m_ == 0) return;
-        product_.book(weights_, m_, k_, scale_blocks_, 2 * weights_.panels_together(),
+        product_.book(weights_, m_, k_, scale_blocks_, 2 * weights_.panels_together(), half_ % igemm::columns == 0,
                       half_ * static_cast<int64_t>(sizeof(float)), ledger);
         activated_piece_ = ledger.book<float>("activated rows", product_.batch_rows() * half_);
     }
@@ -65,16 +65,18 @@ class GroupedMatmulSwigluQuant {
         activated_ = workspace.at<float>(activated_piece_);
         const int64_t span = weights_.panels_together() * igemm::columns;
         const int threads = workspace.threads();
+        // Panel 2 p is of the activated half, 2 p + 1 of the other, which begins anywhere in a tile.
+        const auto fill = [&](int64_t item, PanelGroup& group) {
+            group.count = 0;
+            for (int64_t column = item * span; column < std::min((item + 1) * span, half_); column += igemm::columns)
+                for (const int64_t half : {int64_t{0}, half_})
+                    group.columns[group.count++] = {half + column, std::min(igemm::columns, half_ - column)};
+        };
         for (int64_t first = 0; first < experts_.used(); first += product_.batch_rows()) {
             const int64_t last = std::min(first + product_.batch_rows(), experts_.used());
             product_.pack(experts_, first, last);
-            const int64_t grain = product_.grain(last - first);
-            parallel_ranges(threads, (half_ + span - 1) / span, grain, [&](int thread, int64_t begin, int64_t end) {
-                experts_.for_each(first, last, [&](int64_t expert, int64_t from, int64_t to) {
-                    for (int64_t item = begin; item < end; ++item)
-                        activate_columns(kernels, rows, thread, expert, from, to, first, item * span);
-                });
-            });
+            product_.multiply(experts_, first, last, ceil_divide(half_, span), fill,
+                              [&](const PanelGroup& group) { return Activate(*this, kernels, rows, group, first); });
             // All columns of these rows are there: each row gets its scale.
             parallel_ranges(threads, last - first, 1 + 64 * 1024 / half_, [&](int, int64_t begin, int64_t end) {
                 for (int64_t row = begin; row < end; ++row)
@@ -90,7 +92,58 @@ class GroupedMatmulSwigluQuant {
     }
 
   private:
-    static constexpr int64_t most_panels = 2 * ExpertWeights::most_panels_together;
+    // Activates tiles of a group of panels.
+    class Activate {
+      public:
+        Activate(const GroupedMatmulSwigluQuant& op, const IgemmKernels& kernels, const RowKernels& rows,
+                 const PanelGroup& group, int64_t batch_begin)
+            : op_(op), kernels_(kernels), rows_(rows), group_(group), batch_begin_(batch_begin) {
+            for (int64_t p = 0; p < group.count; ++p) {
+                const int64_t first = group.expert * 2 * op.half_ + group.columns[p].first;
+                const int64_t width = group.columns[p].width;
+                const Dtype dtype = op.args_.weight_scale->dtype;
+                if (op.weights_.int4())
+                    std::copy_n(op.bias_.data<float>() + first, width, bias_[p]);
+                else
+                    widen_row(rows, dtype, op.weight_scale_.data<char>() + first * moe_dtype_size(dtype), scale_[p],
+                              width);
+            }
+        }
+
+        void operator()(int64_t row, int64_t count, float* values) const {
+            const int64_t panel_stride = op_.product_.tile_rows() * igemm::columns;
+            const float* x_scale = op_.x_scale_.data<float>() + row;
+            for (int64_t p = 0; p < group_.count; ++p) {
+                float* c = values + p * panel_stride;
+                if (!op_.weights_.int4()) {
+                    kernels_.dequantise(c, count, scale_[p], x_scale);
+                    continue;
+                }
+                for (int64_t r = 0; r < count; ++r, c += igemm::columns) {
+                    rows_.add(c, bias_[p], igemm::columns);
+                    rows_.scale(c, x_scale[r], igemm::columns);
+                }
+            }
+            for (int64_t p = 0; p < group_.count; p += 2) {
+                float* s = values + p * panel_stride;
+                rows_.silu(s, count * igemm::columns);
+                rows_.multiply(s, s + panel_stride, count * igemm::columns);
+                float* target = op_.activated_ + (row - batch_begin_) * op_.half_ + group_.columns[p].first;
+                for (int64_t r = 0; r < count; ++r)
+                    std::copy_n(s + r * igemm::columns, group_.columns[p].width, target + r * op_.half_);
+            }
+        }
+
+      private:
+        const GroupedMatmulSwigluQuant& op_;
+        const IgemmKernels& kernels_;
+        const RowKernels& rows_;
+        const PanelGroup& group_;
+        const int64_t batch_begin_;
+        // What stands beyond the width is computed along with the rest and must be some number.
+        float scale_[PanelGroup::most][igemm::columns] = {};
+        float bias_[PanelGroup::most][igemm::columns] = {};
+    };
 
     Status check_present(Outputs outputs) const {
         MOE_TRY(required(args_.x, "x"));
@@ -180,55 +233,6 @@ class GroupedMatmulSwigluQuant {
             return fail(MOE_ERROR_INVALID, Kind::shape, "x", "k = %lld, needed a multiple of 16 on this card",
                         static_cast<long long>(k_));
         return dtype_in(*args_.group_list, "group_list", {MOE_INT64});
-    }
-
-    // The pairs of panels from `column` on that are taken together: panel 2 p of the activated half, 2 p + 1 of the
-    // other, which begins anywhere in a tile.
-    void activate_columns(const IgemmKernels& kernels, const RowKernels& rows, int thread, int64_t expert,
-                          int64_t begin, int64_t end, int64_t batch_begin, int64_t column) const {
-        PanelColumns columns[most_panels];
-        // What stands beyond the width is computed along with the rest and must be some number.
-        float scale[most_panels][igemm::columns] = {};
-        float bias[most_panels][igemm::columns] = {};
-        int64_t panels = 0;
-        for (; panels < 2 * weights_.panels_together() && column < half_; column += igemm::columns) {
-            for (const int64_t half : {int64_t{0}, half_}) {
-                const int64_t width = std::min(igemm::columns, half_ - column);
-                const int64_t first = expert * 2 * half_ + half + column;
-                const Dtype dtype = args_.weight_scale->dtype;
-                columns[panels] = {half + column, width};
-                if (weights_.int4())
-                    std::copy_n(bias_.data<float>() + first, width, bias[panels]);
-                else
-                    widen_row(rows, dtype, weight_scale_.data<char>() + first * moe_dtype_size(dtype), scale[panels],
-                              width);
-                ++panels;
-            }
-        }
-        const int64_t panel_stride = product_.tile_rows() * igemm::columns;
-        const auto take = [&](int64_t row, int64_t count, float* values) {
-            const float* x_scale = x_scale_.data<float>() + row;
-            for (int64_t p = 0; p < panels; ++p) {
-                float* c = values + p * panel_stride;
-                if (!weights_.int4()) {
-                    kernels.dequantise(c, count, scale[p], x_scale);
-                    continue;
-                }
-                for (int64_t r = 0; r < count; ++r, c += igemm::columns) {
-                    rows.add(c, bias[p], igemm::columns);
-                    rows.scale(c, x_scale[r], igemm::columns);
-                }
-            }
-            for (int64_t p = 0; p < panels; p += 2) {
-                float* s = values + p * panel_stride;
-                rows.silu(s, count * igemm::columns);
-                rows.multiply(s, s + panel_stride, count * igemm::columns);
-                float* target = activated_ + (row - batch_begin) * half_ + columns[p].first;
-                for (int64_t r = 0; r < count; ++r)
-                    std::copy_n(s + r * igemm::columns, columns[p].width, target + r * half_);
-            }
-        };
-        product_.for_each_tile(thread, expert, begin, end, columns, panels, take);
     }
 
     void zero_undefined() const {

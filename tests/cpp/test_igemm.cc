@@ -33,6 +33,12 @@ std::vector<int8_t> random_bytes(int64_t n, unsigned seed) {
     return bytes;
 }
 
+int8_t int4_at(const int8_t* row, int64_t column) {
+    const int byte = static_cast<uint8_t>(row[column / 2]);
+    const int nibble = column % 2 == 0 ? byte & 15 : byte >> 4;
+    return static_cast<int8_t>(nibble < 8 ? nibble : nibble - 16);
+}
+
 // Memory for a packed operand, exactly as large as promised, between guard bytes.
 struct Packed {
     static constexpr size_t guard = 64;
@@ -57,7 +63,7 @@ std::vector<int32_t> multiply(const IgemmKernels& kernels, const std::vector<int
     CHECK(panel.guarded());
     std::vector<int32_t> sums(static_cast<size_t>(rows * columns), 77);
     if (start != nullptr) sums = *start;
-    kernels.multiply(tile.data(), panel.data(), rows, k, start != nullptr, sums.data());
+    kernels.multiply(tile.data(), panel.data(), rows, k, start != nullptr, sums.data(), {});
     return sums;
 }
 
@@ -90,6 +96,70 @@ TEST_CASE("sums are exact for every number of rows and every length") {
     });
 }
 
+TEST_CASE("a panel of int4 is the panel of its values") {
+    for_each_table([&](const IgemmKernels& kernels) {
+        for (const int64_t k : lengths) {
+            CAPTURE(k);
+            const int64_t stride = columns / 2 + 3;
+            const std::vector<int8_t> bytes = random_bytes(k * stride, 5);
+            std::vector<int8_t> values;
+            for (int64_t t = 0; t < k; ++t)
+                for (int64_t j = 0; j < columns; ++j) values.push_back(int4_at(bytes.data() + t * stride, j));
+            Packed seen(igemm::panel_bytes(kernels, k));
+            Packed needed(igemm::panel_bytes(kernels, k));
+            kernels.pack_panel_int4(bytes.data(), stride, k, seen.data());
+            kernels.pack_panel(values.data(), columns, k, needed.data());
+            CHECK(seen.memory == needed.memory);
+        }
+    });
+}
+
+TEST_CASE("streamed sums are exact, and reading ahead changes nothing") {
+    for_each_table([&](const IgemmKernels& kernels) {
+        CHECK(kernels.stream_rows % 2 == 0);
+        CHECK(kernels.stream_rows <= kernels.rows);
+        CHECK((kernels.stream_rows > 0) == (kernels.stream != nullptr));
+        CHECK((kernels.stream_rows > 0) == (kernels.stream_int4 != nullptr));
+        for (int64_t rows = 1; rows <= kernels.rows; ++rows) {
+            for (const int64_t k : lengths) {
+                CAPTURE(rows);
+                CAPTURE(k);
+                const int64_t stride = columns + 5;
+                const std::vector<int8_t> x = random_bytes(rows * k, 6);
+                const std::vector<int8_t> w = random_bytes(k * stride, 7);
+                const auto value = [&](int64_t t, int64_t j, bool int4) {
+                    return int4 ? int4_at(w.data() + t * stride, j) : w[t * stride + j];
+                };
+                Packed tile(rows * igemm::row_bytes(kernels, k));
+                Packed panel(igemm::panel_bytes(kernels, k));
+                kernels.pack_tile(x.data(), k, rows, k, tile.data());
+                kernels.pack_panel(w.data(), stride, k, panel.data());
+                const Ahead ahead = {w.data(), 48, 2 * k + 1};
+                std::vector<int32_t> sums(static_cast<size_t>(rows * columns), 77);
+                const auto check = [&](bool int4, int64_t times) {
+                    for (int64_t r = 0; r < rows; ++r)
+                        for (int64_t j = 0; j < columns; ++j) {
+                            int64_t sum = 0;
+                            for (int64_t t = 0; t < k; ++t) sum += int64_t{x[r * k + t]} * value(t, j, int4);
+                            REQUIRE(sums[r * columns + j] == times * sum);
+                        }
+                };
+                kernels.multiply(tile.data(), panel.data(), rows, k, false, sums.data(), ahead);
+                check(false, 1);
+                if (rows > kernels.stream_rows) continue;
+                kernels.stream(tile.data(), w.data(), stride, rows, k, true, sums.data(), ahead);
+                check(false, 2);
+                kernels.stream_int4(tile.data(), w.data(), stride, rows, k, false, sums.data(), ahead);
+                check(true, 1);
+                kernels.stream_int4(tile.data(), w.data(), stride, rows, k, true, sums.data(), ahead);
+                check(true, 2);
+                kernels.stream(tile.data(), w.data(), stride, rows, k, false, sums.data(), ahead);
+                check(false, 1);
+            }
+        }
+    });
+}
+
 TEST_CASE("the longest sums that cannot leave int32") {
     for_each_table([&](const IgemmKernels& kernels) {
         const int64_t k = igemm::exact_k;
@@ -97,7 +167,33 @@ TEST_CASE("the longest sums that cannot leave int32") {
             const std::vector<int8_t> x(static_cast<size_t>(k), int8_t{-128});
             const std::vector<int8_t> w(static_cast<size_t>(k * columns), value);
             for (const int32_t sum : multiply(kernels, x, 1, w, k, k, columns)) REQUIRE(sum == -128 * value * k);
+            if (kernels.stream_rows == 0) continue;
+            Packed tile(igemm::row_bytes(kernels, k));
+            kernels.pack_tile(x.data(), k, 1, k, tile.data());
+            std::vector<int32_t> sums(columns);
+            kernels.stream(tile.data(), w.data(), columns, 1, k, false, sums.data(), {});
+            for (const int32_t sum : sums) REQUIRE(sum == -128 * value * k);
         }
+    });
+}
+
+TEST_CASE("panels have the layout that the table names") {
+    for_each_table([&](const IgemmKernels& kernels) {
+        const PanelOrder order = panel_order(kernels.layout);
+        CHECK(order.step == kernels.k_step);
+        CHECK(order.item_size == kernels.item_size);
+        const int64_t k = 19;
+        const std::vector<int8_t> w = random_bytes(k * columns, 9);
+        Packed panel(igemm::panel_bytes(kernels, k));
+        REQUIRE(order.size(k) * order.item_size == igemm::panel_bytes(kernels, k));
+        kernels.pack_panel(w.data(), columns, k, panel.data());
+        for (int64_t t = 0; t < order.size(k) / columns; ++t)
+            for (int64_t j = 0; j < columns; ++j) {
+                int value = static_cast<const int8_t*>(panel.data())[order.place(t, j) * order.item_size];
+                if (order.item_size == 2) value = static_cast<const int16_t*>(panel.data())[order.place(t, j)];
+                if (order.flipped) value = static_cast<uint8_t>(value) - 128;
+                REQUIRE(value == (t < k ? w[t * columns + j] : 0));
+            }
     });
 }
 
@@ -125,6 +221,27 @@ TEST_CASE("int32 becomes float32 rounded to nearest even") {
             CHECK(target[i] == static_cast<float>(static_cast<double>(source[i])));
         CHECK(target[3] == 16777216.0f);
         CHECK(target[4] == 16777220.0f);
+    });
+}
+
+TEST_CASE("scaled sums round the conversion, the product and the sum") {
+    constexpr int64_t rows = 3;
+    std::mt19937 engine(8);
+    std::normal_distribution<float> normal;
+    std::vector<int32_t> sums(rows * columns);
+    std::vector<float> scale(columns), start(rows * columns);
+    for (int32_t& sum : sums) sum = static_cast<int32_t>(engine());
+    for (float& value : scale) value = normal(engine);
+    for (float& value : start) value = normal(engine) * 1e9f;
+    for_each_table([&](const IgemmKernels& kernels) {
+        for (const bool accumulate : {false, true}) {
+            std::vector<float> totals = start;
+            kernels.add_scaled(sums.data(), rows, scale.data(), accumulate, totals.data());
+            for (size_t i = 0; i < totals.size(); ++i) {
+                const volatile float product = static_cast<float>(sums[i]) * scale[i % columns];
+                CHECK(totals[i] == (accumulate ? start[i] + product : product));
+            }
+        }
     });
 }
 

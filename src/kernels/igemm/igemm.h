@@ -3,7 +3,8 @@
 //
 // A product runs over blocks of k. For each block the weight panel, and tiles of at most `rows` rows of x, are packed
 // into the order in which a kernel consumes them: `k_step` consecutive k side by side, k padded to a multiple of that
-// with zeros. A panel is packed once and used for all tiles, a tile once and used for all panels.
+// with zeros. A panel is packed once and used for all tiles, a tile once and used for all panels. A few rows use the
+// weight only once: where there is a `stream`, they are multiplied with the weight as it lies in memory.
 //
 // Sums are exact whenever the true one fits into int32, as that of `igemm::exact_k` products always does; kernels may
 // wrap on the way. Results are identical on every instruction set.
@@ -11,23 +12,44 @@
 
 #include <cstdint>
 
+#include "core/panel.h"
+
 namespace moe {
 
+// Memory that is read next: `count` places, `stride` bytes apart, that a kernel prefetches while it computes. Any
+// address will do, also one that is not there.
+struct Ahead {
+    const void* first;
+    int64_t stride;
+    int64_t count;
+};
+
 struct IgemmKernels {
-    int64_t rows;        // of x in a full tile; even
-    int64_t k_step;      // divides 16
-    int64_t item_size;   // bytes that an element takes in a panel and in a tile
-    int64_t row_suffix;  // bytes that a tile holds per row besides the elements
+    int64_t rows;         // of x in a full tile; even
+    int64_t stream_rows;  // at most this many rows may be streamed; even, 0 without `stream`
+    int64_t k_step;       // divides 16
+    int64_t item_size;    // bytes that an element takes in a panel and in a tile
+    int64_t row_suffix;   // bytes that a tile holds per row besides the elements
 
     // Packs `k` rows of 32 bytes, `stride` bytes apart.
     void (*pack_panel)(const int8_t* weight, int64_t stride, int64_t k, void* panel);
+    // The same from int4: `k` rows of 16 bytes, the even columns in the lower halves of the bytes.
+    void (*pack_panel_int4)(const int8_t* weight, int64_t stride, int64_t k, void* panel);
     // Packs 1 to `rows` rows of `k` bytes, `stride` bytes apart.
     void (*pack_tile)(const int8_t* x, int64_t stride, int64_t rows, int64_t k, void* tile);
     // sums (rows, 32) = [sums +] tile * panel
-    void (*multiply)(const void* tile, const void* panel, int64_t rows, int64_t k, bool accumulate, int32_t* sums);
+    void (*multiply)(const void* tile, const void* panel, int64_t rows, int64_t k, bool accumulate, int32_t* sums,
+                     const Ahead& ahead);
+    // The same for 1 to `stream_rows` rows, from what the pack functions take.
+    void (*stream)(const void* tile, const int8_t* weight, int64_t stride, int64_t rows, int64_t k, bool accumulate,
+                   int32_t* sums, const Ahead& ahead);
+    void (*stream_int4)(const void* tile, const int8_t* weight, int64_t stride, int64_t rows, int64_t k,
+                        bool accumulate, int32_t* sums, const Ahead& ahead);
 
     // target = source, rounded to nearest even
     void (*to_float)(const int32_t* source, float* target, int64_t n);
+    // totals (rows, 32) = [totals +] sums * scale[column], with every operation rounded
+    void (*add_scaled)(const int32_t* sums, int64_t rows, const float* scale, bool accumulate, float* totals);
     // values (rows, 32) = (values * scale[column]) * factor[row]
     void (*dequantise)(float* values, int64_t rows, const float* scale, const float* factor);
     // out[target[row]] += ((values * scale[column]) * factor[row] + bias[column]) * weight[row], in ascending row and
@@ -35,6 +57,8 @@ struct IgemmKernels {
     // negative are left out. `out` is at the first of `columns` columns, its rows are `stride` floats apart.
     void (*combine)(const float* values, int64_t rows, int64_t columns, const float* scale, const float* bias,
                     const float* factor, const float* weight, const int64_t* target, float* out, int64_t stride);
+
+    PanelLayout layout;  // of what pack_panel makes
 };
 
 // The kernels to use now.

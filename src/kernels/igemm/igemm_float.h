@@ -9,6 +9,15 @@ void to_float_values(const int32_t* source, float* target, int64_t n) {
     for (int64_t i = 0; i < n; ++i) target[i] = static_cast<float>(source[i]);
 }
 
+void add_scaled_sums(const int32_t* sums, int64_t rows, const float* scale, bool accumulate, float* totals) {
+    for (int64_t r = 0; r < rows; ++r, sums += igemm::columns, totals += igemm::columns) {
+        if (accumulate)
+            for (int64_t j = 0; j < igemm::columns; ++j) totals[j] = totals[j] + static_cast<float>(sums[j]) * scale[j];
+        else
+            for (int64_t j = 0; j < igemm::columns; ++j) totals[j] = static_cast<float>(sums[j]) * scale[j];
+    }
+}
+
 void dequantise_rows(float* values, int64_t rows, const float* scale, const float* factor) {
     for (int64_t r = 0; r < rows; ++r)
         for (int64_t j = 0; j < igemm::columns; ++j)

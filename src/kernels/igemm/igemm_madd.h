@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "kernels/igemm/igemm_float.h"
+#include "kernels/igemm/igemm_int4.h"
 
 #if defined(__SSE2__)
 #include <immintrin.h>
@@ -153,7 +154,8 @@ constexpr Multiply multiply_by_rows[] = {
 };
 static_assert(sizeof multiply_by_rows / sizeof multiply_by_rows[0] == tile_rows);
 
-void multiply(const void* tile, const void* panel, int64_t rows, int64_t k, bool accumulate, int32_t* sums) {
+void multiply(const void* tile, const void* panel, int64_t rows, int64_t k, bool accumulate, int32_t* sums,
+              const Ahead&) {
     multiply_by_rows[rows - 1](static_cast<const int16_t*>(tile), static_cast<const int16_t*>(panel), (k + 1) / 2,
                                accumulate, sums);
 }
@@ -162,7 +164,22 @@ void multiply(const void* tile, const void* panel, int64_t rows, int64_t k, bool
 
 extern const IgemmKernels MOE_IGEMM_TABLE;
 const IgemmKernels MOE_IGEMM_TABLE = {
-    tile_rows, 2, 2, 0, pack_panel, pack_tile, multiply, to_float_values, dequantise_rows, combine_rows,
+    tile_rows,
+    0,
+    2,
+    2,
+    0,
+    pack_panel,
+    pack_widened_panel<pack_panel, 2 * igemm::columns>,
+    pack_tile,
+    multiply,
+    nullptr,
+    nullptr,
+    to_float_values,
+    add_scaled_sums,
+    dequantise_rows,
+    combine_rows,
+    PanelLayout::pairs_of_16,
 };
 
 }  // namespace moe

@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "kernels/igemm/igemm_float.h"
+#include "kernels/igemm/igemm_int4.h"
 
 namespace moe {
 namespace {
@@ -16,7 +17,8 @@ void pack_tile(const int8_t* x, int64_t stride, int64_t rows, int64_t k, void* t
         std::memcpy(static_cast<int8_t*>(tile) + r * k, x + r * stride, static_cast<size_t>(k));
 }
 
-void multiply(const void* tile, const void* panel, int64_t rows, int64_t k, bool accumulate, int32_t* sums) {
+void multiply(const void* tile, const void* panel, int64_t rows, int64_t k, bool accumulate, int32_t* sums,
+              const Ahead&) {
     const int8_t* x = static_cast<const int8_t*>(tile);
     const int8_t* w = static_cast<const int8_t*>(panel);
     for (int64_t r = 0; r < rows; ++r)
@@ -31,7 +33,22 @@ void multiply(const void* tile, const void* panel, int64_t rows, int64_t k, bool
 
 extern const IgemmKernels igemm_ref;
 const IgemmKernels igemm_ref = {
-    4, 1, 1, 0, pack_panel, pack_tile, multiply, to_float_values, dequantise_rows, combine_rows,
+    4,
+    0,
+    1,
+    1,
+    0,
+    pack_panel,
+    pack_widened_panel<pack_panel, igemm::columns>,
+    pack_tile,
+    multiply,
+    nullptr,
+    nullptr,
+    to_float_values,
+    add_scaled_sums,
+    dequantise_rows,
+    combine_rows,
+    PanelLayout::rows,
 };
 
 }  // namespace moe
