@@ -13,6 +13,7 @@ except ImportError as error:
         "`pip install .`, and start Python outside of it (or with `python -P`, or use the `moe-native` command)."
     ) from error
 
+from moe_native.ascend import ascend_home as ascend_home
 from moe_native.ffn import npu_ffn as npu_ffn
 from moe_native.finalize import npu_moe_finalize_routing as npu_moe_finalize_routing
 from moe_native.gating import npu_moe_compute_expert_tokens as npu_moe_compute_expert_tokens

@@ -15,9 +15,9 @@ class PackedWeight:
     """A weight (e, k, n) in the order in which the matrix kernels of a processor read it.
 
     Made by :func:`pack`, or from the bytes of one. :func:`npu_grouped_matmul_finalize_routing` and
-    :func:`npu_grouped_matmul_swiglu_quant` take it as their weight, and compute the same bits from it as from the weight
-    it was made of. On the instruction set that it was packed for they use it where it lies; on any other they
-    convert parts of it in every call, as they do with other weights. ``pack(packed)`` packs it for this one.
+    :func:`npu_grouped_matmul_swiglu_quant` take it as their weight, and compute the same bits from it as from the
+    weight it was made of. On the instruction set that it was packed for they use it where it lies; on any other they
+    convert parts of it in every call, as they do with other weights. ``pack(packed)`` packs it for the one in use.
 
     Parameters
     ----------
@@ -114,8 +114,8 @@ def pack(
 ) -> PackedWeight:
     """Pack a weight of the grouped matrix products for the instruction set in use.
 
-    :func:`npu_grouped_matmul_finalize_routing` and :func:`npu_grouped_matmul_swiglu_quant` bring a weight into the order
-    of their kernels in every call, and need memory for it. A packed one was brought there once.
+    :func:`npu_grouped_matmul_finalize_routing` and :func:`npu_grouped_matmul_swiglu_quant` bring a weight into the
+    order of their kernels in every call, and need memory for that. A packed one was brought there once.
 
     Parameters
     ----------

@@ -1,9 +1,10 @@
 /* Control of the CPU device: how strict it is, and what it found. These are its only functions that a real host does
  * not have; `#if __has_include("moe_aclnn.h")` tells the two apart.
  *
- * A finding is a mistake that a card would not report: memory that is read before it is written, a buffer that is too
- * small, a tensor destroyed twice. It goes to standard error, to the file of MOE_ACLNN_FINDINGS as a line of JSON,
- * and to the callback.
+ * A finding is a mistake: of a kind that a card does not report, such as memory that is read before it is written, a
+ * buffer that is too small, a tensor destroyed twice, or of a kind that makes a call fail. It goes to the file of
+ * MOE_ACLNN_FINDINGS as a line of JSON and to the callback. Without a callback those that no call reports go to
+ * standard error.
  *
  * Settings hold for the whole process, from any thread. They start as the environment says: MOE_ACLNN_MODE
  * (compat, real, strict), MOE_ACLNN_FINDINGS (a file), MOE_ACLNN_SOC (Ascend910B1), MOE_ACLNN_WORKSPACE (real, padded),
@@ -66,7 +67,7 @@ ACL_FUNC_VISIBILITY int32_t moe_aclnn_get_option(moe_aclnn_option option);
 ACL_FUNC_VISIBILITY aclnnStatus moe_aclnn_set_soc(const char* name);
 /* Findings are appended to the file as JSON lines; null closes it. 361001 when it cannot be opened. */
 ACL_FUNC_VISIBILITY aclnnStatus moe_aclnn_set_findings_file(const char* path);
-/* Null takes the callback back. While one is set, standard error stays silent. */
+/* Null takes the callback back. */
 ACL_FUNC_VISIBILITY void moe_aclnn_set_callback(moe_aclnn_callback callback, void* user);
 /* How often a rule was broken since the start or the last clearing; null counts all. */
 ACL_FUNC_VISIBILITY uint64_t moe_aclnn_count_findings(const char* rule);

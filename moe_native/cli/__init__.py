@@ -116,6 +116,15 @@ def cmake_dir() -> None:
 
 
 @app.command()
+def ascend_home() -> None:
+    """Print the directory to be given as ASCEND_HOME_PATH to programs that use the aclnn interface."""
+    try:
+        print(moe_native.ascend_home())
+    except FileNotFoundError as error:
+        raise SystemExit(str(error)) from None
+
+
+@app.command()
 def info() -> None:
     """Print version, build, instruction sets, threads and kernels of this installation."""
     moe_native.show_config()

@@ -53,14 +53,14 @@ uint64_t round_up(uint64_t size) {
 
 // --- Call -----------------------------------------------------------------------------------------------------------
 
-Slot Call::add(const char* name, const aclTensor* handle, const char* core_name, bool output, bool required) {
+Slot Call::add(const std::string& name, const aclTensor* handle, const char* core_name, bool output, bool required) {
     Operand operand;
     operand.name = name;
     operand.core_name = core_name == nullptr ? name : core_name;
     operand.output = output;
     if (handle != nullptr || required) {
         std::shared_ptr<Tensor> tensor;
-        const Status status = status_ == 0 ? need_tensor(handle, name, &tensor) : status_;
+        const Status status = status_ == 0 ? need_tensor(handle, name.c_str(), &tensor) : status_;
         if (status_ == 0) status_ = status;
         if (tensor != nullptr) {
             operand.tensor = tensor;
@@ -71,17 +71,25 @@ Slot Call::add(const char* name, const aclTensor* handle, const char* core_name,
     return {static_cast<int>(operands.size()) - 1};
 }
 
-Slot Call::input(const char* name, const aclTensor* handle, const char* core_name) {
+Slot Call::input(const std::string& name, const aclTensor* handle, const char* core_name) {
     return add(name, handle, core_name, false, true);
 }
-Slot Call::optional_input(const char* name, const aclTensor* handle, const char* core_name) {
+Slot Call::optional_input(const std::string& name, const aclTensor* handle, const char* core_name) {
     return add(name, handle, core_name, false, false);
 }
-Slot Call::output(const char* name, const aclTensor* handle, const char* core_name) {
+Slot Call::output(const std::string& name, const aclTensor* handle, const char* core_name) {
     return add(name, handle, core_name, true, true);
 }
-Slot Call::optional_output(const char* name, const aclTensor* handle, const char* core_name) {
+Slot Call::optional_output(const std::string& name, const aclTensor* handle, const char* core_name) {
     return add(name, handle, core_name, true, false);
+}
+
+void Call::ignore(Slot slot) {
+    never_read(slot);
+    Operand& operand = operands[static_cast<size_t>(slot.index)];
+    if (operand.tensor == nullptr) return;
+    operand.tiled = true;
+    warn(Rule::argument, operand.name, "a tensor, which nobody looks at", "null", operand.tensor->about());
 }
 
 Status Call::refuse_value(Status status, const char* attribute, int64_t seen, const std::string& needed) const {
@@ -127,7 +135,9 @@ std::string Call::in_words_of_interface(std::string message) const {
         const std::string word = message.substr(i, end - i);
         const auto operand = std::find_if(operands.begin(), operands.end(),
                                           [&](const Operand& candidate) { return candidate.core_name == word; });
-        out += operand != operands.end() ? operand->name : camel_case(word);
+        const auto other =
+            std::find_if(words_.begin(), words_.end(), [&](const auto& candidate) { return candidate.first == word; });
+        out += operand != operands.end() ? operand->name : other != words_.end() ? other->second : camel_case(word);
         i = end;
     }
     return out;
@@ -180,6 +190,12 @@ Status check_layout(const Operation& operation, Operand& operand) {
         MOE_DEVICE_TRY(mistake(161002, Rule::tensor_layout, operand.name,
                                text("offset %lld", static_cast<long long>(state.offset)), "0 or more", about));
     if (std::any_of(state.shape.begin(), state.shape.end(), negative)) return 0;  // the core refuses it
+    if (state.format == ACL_FORMAT_FRACTAL_NZ && !operand.tiled)
+        return refuse(161002, Rule::argument, operand.name, "format 29 (FRACTAL_NZ)", "a plain format, e.g. 2 (ND)",
+                      about);
+    if (state.dtype == ACL_INT4 && (!state.is_dense() || state.offset % 2 != 0))
+        return refuse(161002, Rule::argument, operand.name, describe(state) + " with strides or an odd offset",
+                      "a contiguous tensor of int4 that begins with a byte", about);
     if (std::any_of(state.strides.begin(), state.strides.end(), negative))
         MOE_DEVICE_TRY(
             mistake(161002, Rule::tensor_layout, operand.name, "a negative stride", "strides of 0 or more", about));
@@ -226,6 +242,7 @@ Status first_phase(const Operation& operation, uint64_t* workspace_size, aclOpEx
     Status status = call->plan(call->views(), &plan);
     auto made = std::make_shared<Executor>(operation, call);
     if (status == 0 && call->also_check != nullptr) MOE_DEVICE_TRY(call->also_check());
+    if (!call->computes()) plan = {};
     if (status != 0) {
         if (call->translate != nullptr) status = call->translate(status);
         if (status == 0) {
@@ -267,6 +284,7 @@ struct Launch {
     uint64_t workspace_size = 0;
     std::vector<char> own_workspace;
     std::vector<StandIn> stand_ins;
+    std::vector<AllocationPtr> memory;
     bool executable = true;  // else a fault at the synchronisation
     bool needs_workspace = false;
     Status outcome = 0;  // of the core
@@ -298,12 +316,25 @@ Status execute(Launch& launch) {
         launch.workspace = launch.own_workspace.data();
         launch.workspace_size = launch.own_workspace.size();
     }
+    if (option(MOE_ACLNN_OPTION_POISON) && launch.workspace != nullptr)
+        std::memset(launch.workspace, poison_byte, launch.workspace_size);
     moe_data_report report = {};
-    const moe_run_options options = {launch.executor->mode == MOE_ACLNN_COMPAT ? MOE_DATA_SKIP : MOE_DATA_REJECT,
-                                     MOE_UNDEFINED_KEEP, &report};
-    launch.outcome = call.run(launch.views, &launch.plan, launch.workspace, launch.workspace_size, &options);
+    moe_run_options options = {launch.executor->mode == MOE_ACLNN_COMPAT ? MOE_DATA_SKIP : MOE_DATA_REJECT,
+                               MOE_UNDEFINED_KEEP, &report};
+    const auto run = [&] {
+        launch.outcome = call.run(launch.views, &launch.plan, launch.workspace, launch.workspace_size, &options);
+    };
+    run();
+    const moe_error& error = *moe_last_error();
+    if (launch.executor->mode == MOE_ACLNN_REAL && launch.outcome != 0 && error.kind == MOE_KIND_DATA &&
+        std::strcmp(error.argument, launch.executor->operation.lenient) == 0) {
+        options.data_policy = MOE_DATA_SKIP;
+        run();
+    }
     if (launch.outcome == 0)
         for (const StandIn& stand_in : launch.stand_ins) leave(stand_in);
+    for (const AllocationPtr& allocation : launch.memory)
+        if (!allocation->guards_intact()) tell_overrun(*allocation, "");
     if (report.count > 0)
         record(Rule::data_range, call.in_words_of_interface(report.argument),
                text("%lld at position %lld, and %llu like it", static_cast<long long>(report.value),
@@ -483,8 +514,10 @@ Status queue(const std::shared_ptr<Launch>& launch, const std::shared_ptr<Stream
         launch->executor->call->refuse_core_error(kernel_fault);
         return kernel_fault;
     };
-    for (const Placed& one : placed)
+    for (const Placed& one : placed) {
         if (writes(one)) one.allocation->mark_written(one.range);
+        launch->memory.push_back(one.allocation);
+    }
     *position = stream->submit(std::move(task));
     for (const Placed& one : placed)
         one.allocation->add_access({stream->number, *position, one.range, writes(one), executor->operation.name});

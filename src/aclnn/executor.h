@@ -5,6 +5,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "aclnn/aclnn_base.h"
@@ -22,6 +23,7 @@ struct Operation {
     Status failure = 161001;       // of phase 2 for a null executor, a null workspace with a size, a failed launch
     Status data_failure = 161002;  // of phase 2 for bad data, in strict mode
     bool defers_tiling = false;    // real: phase 1 hides a tiling failure, which phase 2 then returns as 561000
+    const char* lenient = "";      // the core's name of an argument whose bad data is no fault in real either
 };
 
 // One tensor argument.
@@ -32,6 +34,7 @@ struct Operand {
     TensorState state;               // as phase 1 saw it
     bool output = false;
     bool touched = true;    // see Call::never_read
+    bool tiled = false;     // see Call::may_be_tiled
     bool replaced = false;  // an address setter gave it `address`
     void* address = nullptr;
 };
@@ -65,18 +68,25 @@ class Call {
   public:
     // Operands in the order of the interface. A null one that is required, and a handle that is no live tensor, are
     // remembered as the failure of the call: `status()`. `core_name` is what messages of the core call it.
-    Slot input(const char* name, const aclTensor* handle, const char* core_name = nullptr);
-    Slot optional_input(const char* name, const aclTensor* handle, const char* core_name = nullptr);
-    Slot output(const char* name, const aclTensor* handle, const char* core_name = nullptr);
-    Slot optional_output(const char* name, const aclTensor* handle, const char* core_name = nullptr);
+    Slot input(const std::string& name, const aclTensor* handle, const char* core_name = nullptr);
+    Slot optional_input(const std::string& name, const aclTensor* handle, const char* core_name = nullptr);
+    Slot output(const std::string& name, const aclTensor* handle, const char* core_name = nullptr);
+    Slot optional_output(const std::string& name, const aclTensor* handle, const char* core_name = nullptr);
     // The core looks at the shape of the operand, not at its memory, which may hold or be anything.
     void never_read(Slot slot) { operands[static_cast<size_t>(slot.index)].touched = false; }
+    // Nobody looks at the operand at all, which its caller may not know.
+    void ignore(Slot slot);
+    // The operand may be in FRACTAL_NZ; the others may not.
+    void may_be_tiled(Slot slot) { operands[static_cast<size_t>(slot.index)].tiled = true; }
+    // What messages of the core call an argument that is no tensor, and what the interface calls it.
+    void rename(const char* core_word, const char* word) { words_.emplace_back(core_word, word); }
 
     Status status() const { return status_; }
     bool has(Slot slot) const { return slot.index >= 0 && operands[static_cast<size_t>(slot.index)].tensor != nullptr; }
     // For checks and for changes of what the core sees; of an operand that is there.
     TensorState& state(Slot slot) { return operands[static_cast<size_t>(slot.index)].state; }
     const TensorState& state(Slot slot) const { return operands[static_cast<size_t>(slot.index)].state; }
+    const std::shared_ptr<Tensor>& tensor(Slot slot) const { return operands[static_cast<size_t>(slot.index)].tensor; }
     const std::string& name(Slot slot) const { return operands[static_cast<size_t>(slot.index)].name; }
 
     // Refusals with the usual wording.
@@ -102,7 +112,8 @@ class Call {
         run_ = nullptr;
     }
 
-    // Phase 1, once the core has accepted the arguments: what a card refuses and the core does not.
+    // Phase 1, once the core has accepted the arguments: what a card refuses and the core does not. May call
+    // compute_nothing.
     std::function<Status()> also_check;
     // At the end of a phase 1 that succeeds, and of a phase 2: changes of the caller's tensors.
     std::function<void()> planned;
@@ -123,9 +134,10 @@ class Call {
     std::vector<Operand> operands;
 
   private:
-    Slot add(const char* name, const aclTensor* handle, const char* core_name, bool output, bool required);
+    Slot add(const std::string& name, const aclTensor* handle, const char* core_name, bool output, bool required);
 
     Status status_ = 0;
+    std::vector<std::pair<std::string, std::string>> words_;
     std::function<Status(const Views&, moe_plan*)> plan_;
     std::function<Status(const Views&, const moe_plan*, void*, uint64_t, const moe_run_options*)> run_;
 };

@@ -20,7 +20,9 @@ namespace {
 
 constexpr const char* rule_names[] = {
 #define MOE_RULE(identifier, number, id, what) id,
+#define MOE_CONTRACT(number, id, what)
 #include "aclnn/rules.inc"
+#undef MOE_CONTRACT
 #undef MOE_RULE
 };
 constexpr int rule_count = static_cast<int>(Rule::count);
@@ -218,6 +220,10 @@ void add_error_text(Status status, const std::string& body) {
 
 const std::string& last_refusal() {
     return thread_state.last_refusal;
+}
+
+bool has_error_text() {
+    return !thread_state.pending_text.empty();
 }
 
 void set_last_error(Status status) {

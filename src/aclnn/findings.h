@@ -10,7 +10,9 @@ using Status = int32_t;
 
 enum class Rule : int {
 #define MOE_RULE(identifier, number, id, what) identifier,
+#define MOE_CONTRACT(number, id, what)
 #include "aclnn/rules.inc"
+#undef MOE_CONTRACT
 #undef MOE_RULE
     count
 };
@@ -53,6 +55,7 @@ void deliver_findings();
 // The text of aclGetRecentErrMsg: adds to it; the body of the last refusal, for those who pass it to another thread.
 void add_error_text(Status status, const std::string& body);
 const std::string& last_refusal();
+bool has_error_text();
 
 // aclrtGetLastError of this thread.
 void set_last_error(Status status);

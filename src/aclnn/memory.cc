@@ -20,7 +20,6 @@ namespace {
 constexpr size_t granule = 512;  // of blocks and addresses
 constexpr size_t guard = 64;     // bytes on either side of the memory
 constexpr unsigned char guard_byte = 0xC5;
-constexpr unsigned char poison_byte = 0xA5;
 constexpr size_t largest_arena = size_t{64} << 30;
 constexpr size_t smallest_arena = size_t{64} << 20;
 // Freed blocks are not given out again while at most so many wait: a stale address stays recognisable.
@@ -224,6 +223,12 @@ void Allocation::restore_guards() const {
     std::memset(reinterpret_cast<char*>(memory.end), guard_byte, guard);
 }
 
+void tell_overrun(const Allocation& allocation, const char* argument) {
+    record(Rule::overrun, argument, text("bytes before or after the %zu allocated ones changed", allocation.size),
+           "writes inside of the allocation", allocation.about());
+    allocation.restore_guards();
+}
+
 void Allocation::mark_written(Range range) {
     range = {std::max(range.begin, memory.begin), std::min(range.end, memory.end)};
     if (range.empty()) return;
@@ -375,9 +380,7 @@ Status free_device(void* address) {
     // A task that still uses the memory keeps it.
     std::vector<Mark> marks;
     MOE_DEVICE_TRY(check_host_access(*allocation, allocation->memory, true, "devPtr", &marks));
-    if (!allocation->guards_intact())
-        record(Rule::overrun, "devPtr", text("bytes before or after the %zu allocated ones changed", allocation->size),
-               "writes inside of the allocation", allocation->about());
+    if (!allocation->guards_intact()) tell_overrun(*allocation, "devPtr");
     remember(*allocation, here());
     m.live.erase(found);
     return 0;

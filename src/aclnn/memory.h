@@ -72,6 +72,12 @@ class Allocation {
 };
 using AllocationPtr = std::shared_ptr<Allocation>;
 
+// What fresh memory and workspaces hold when they are to be poisoned.
+constexpr int poison_byte = 0xA5;
+
+// Reports bytes that changed around an allocation, once.
+void tell_overrun(const Allocation& allocation, const char* argument);
+
 // --- All of these under the state lock. ---
 
 // The live allocation that an address lies in (padding included); null when there is none.

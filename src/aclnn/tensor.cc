@@ -15,6 +15,8 @@ namespace {
 constexpr uint64_t most_dims = 25;
 constexpr uint64_t most_values = uint64_t{1} << 24;
 
+std::atomic<uint64_t> getter_arrays{0};
+
 bool is_nz(aclFormat format) {
     return format == ACL_FORMAT_FRACTAL_NZ;
 }
@@ -137,6 +139,7 @@ Status get_dims(const aclTensor* handle, int64_t** values, uint64_t* count, Get&
     const TensorState state = tensor->state();
     const std::vector<int64_t>& dims = get(state);
     *values = new int64_t[std::max<size_t>(1, dims.size())];  // the caller's, to delete[]
+    ++getter_arrays;
     std::copy(dims.begin(), dims.end(), *values);
     *count = dims.size();
     return 0;
@@ -152,6 +155,10 @@ Status get_value(const aclTensor* handle, T* value, const char* argument, Get&& 
 }
 
 }  // namespace
+
+uint64_t take_getter_arrays() {
+    return getter_arrays.exchange(0);
+}
 
 bool TensorState::has_elements() const {
     return std::all_of(shape.begin(), shape.end(), [](int64_t dim) { return dim > 0; });
@@ -289,6 +296,7 @@ aclnnStatus aclInitTensor(aclTensor* tensor, const int64_t* viewDims, uint64_t v
             state.dtype = dataType;
             state.format = format;
             state.nz_pending = false;
+            state.changed_by = nullptr;
             if (tensorData != nullptr) state.data = tensorData;
         });
         return 0;

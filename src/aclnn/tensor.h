@@ -18,9 +18,10 @@ struct TensorState {
     int64_t offset = 0;
     aclDataType dtype = ACL_DT_UNDEFINED;
     aclFormat format = ACL_FORMAT_UNDEFINED;
-    void* data = nullptr;     // of the storage
-    bool nz_pending = false;  // FRACTAL_NZ since phase 1 of TransMatmulWeight, whose phase 2 has not run yet
-    uint64_t raw_sets = 0;    // calls of aclSetRawTensorAddr
+    void* data = nullptr;              // of the storage
+    bool nz_pending = false;           // FRACTAL_NZ since phase 1 of TransMatmulWeight, whose phase 2 has not run yet
+    uint64_t raw_sets = 0;             // calls of aclSetRawTensorAddr
+    const char* changed_by = nullptr;  // the operator whose phase 1 changed dtype or shape
 
     bool has_elements() const;
     // Row-major without gaps from the first viewed element on.
@@ -69,6 +70,9 @@ class Scalar : public Object {
     const aclDataType dtype;
     unsigned char value[16] = {};
 };
+
+// Arrays that getters have handed out since the last call: nobody can see whether they were deleted.
+uint64_t take_getter_arrays();
 
 // The tensor as the core wants it, over other memory when `data` says so. Every plain format counts as ND, and a
 // FRACTAL_NZ view that is the storage itself as well.

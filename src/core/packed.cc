@@ -69,6 +69,11 @@ Status read_header(const void* memory, uint64_t size, Tensor* tensor, Header* he
                     header->version, MOE_PACKED_VERSION);
     if (header->header_bytes != sizeof(Header) || header->header_sum != sum_of(header, header_summed))
         return refuse("a damaged header (its sum), needed what pack made");
+    for (const uint64_t word : header->reserved)
+        if (word != 0) return refuse("a header with more in it than this version knows");
+    if (header->dtype != MOE_INT8 && header->dtype != MOE_INT4)
+        return fail(MOE_ERROR_INVALID, Kind::value, "packed weight", "dtype %d in its header, needed int8 or int4",
+                    header->dtype);
     auto* contents = const_cast<char*>(static_cast<const char*>(memory)) + sizeof(Header);
     MOE_TRY(packed_describe(contents, static_cast<Dtype>(header->dtype), header->experts, header->k, header->n,
                             static_cast<PanelLayout>(header->layout), "packed weight", tensor));
@@ -111,8 +116,8 @@ Status packed_consistent(const Tensor& tensor, const char* name) {
                     tensor.rank, tensor.storage_rank);
     const int64_t layout = tensor.storage_shape[3];
     if (layout < 1 || layout > panel_layouts)
-        return fail(MOE_ERROR_INVALID, Kind::value, name, "packed in layout %lld, needed 1 to %d",
-                    static_cast<long long>(layout), panel_layouts);
+        return fail(MOE_ERROR_INVALID, Kind::value, name, "packed in layout %lld, needed 1 to %lld",
+                    static_cast<long long>(layout), static_cast<long long>(panel_layouts));
     int64_t needed[4];
     fill_storage_shape(tensor.shape, layout, needed);
     if (std::equal(needed, needed + 4, tensor.storage_shape)) return MOE_OK;

@@ -6,7 +6,7 @@
 namespace moe {
 
 // The numbers stand in files: a layout never changes, a new one gets a new number.
-enum class PanelLayout : int32_t {
+enum class PanelLayout : int64_t {
     rows = 1,
     pairs_of_16 = 2,    // int16
     flipped_quads = 3,  // unsigned, in the order that interleaving in 128-bit lanes yields
@@ -14,7 +14,7 @@ enum class PanelLayout : int32_t {
     quads = 5,
     octets = 6,
 };
-constexpr int32_t panel_layouts = 6;
+constexpr int64_t panel_layouts = 6;
 
 constexpr int64_t panel_width = 32;
 

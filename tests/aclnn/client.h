@@ -13,6 +13,17 @@
 #include "aclnn/aclnn_base.h"
 #include "aclnn/moe_aclnn.h"
 
+namespace doctest {
+template <class T>
+struct StringMaker<std::vector<T>> {
+    static String convert(const std::vector<T>& values) {
+        String text = "{";
+        for (const T& value : values) text += (text.size() > 1 ? ", " : "") + toString(value);
+        return text + "}";
+    }
+};
+}  // namespace doctest
+
 namespace client {
 
 template <class T>
@@ -115,10 +126,10 @@ class Session {
         REQUIRE(aclrtCreateStream(&stream) == 0);
     }
     ~Session() {
+        aclGetRecentErrMsg();
         CHECK(aclrtDestroyStream(stream) == 0);
         CHECK(aclrtResetDevice(0) == 0);
         CHECK(aclFinalize() == 0);
-        aclGetRecentErrMsg();
     }
     Session(const Session&) = delete;
     Session& operator=(const Session&) = delete;

@@ -7,8 +7,8 @@ using namespace moe::device;
 
 namespace {
 
-constexpr Operation permute = {"aclnnMoeTokenPermuteWithRoutingMap", false, 161001, 161002, true};
-constexpr Operation unpermute = {"aclnnMoeTokenUnpermuteWithRoutingMap", false, 161001, 161002, true};
+constexpr Operation permute = {"aclnnMoeTokenPermuteWithRoutingMap", false, 161001, 161002, true, "routing_map"};
+constexpr Operation unpermute = {"aclnnMoeTokenUnpermuteWithRoutingMap", false, 161001, 161002, true, "routing_map"};
 
 }  // namespace
 
