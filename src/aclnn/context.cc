@@ -119,6 +119,11 @@ Status initialise(Status again) {
 
 // What is alive when the process says that it is done.
 void report_leaks() {
+    bool leaks = false;
+    const auto leak = [&](Rule rule, const std::string& seen, const char* needed, const About& about) {
+        warn(rule, "", seen, needed, about);
+        leaks = true;
+    };
     for (const Kind kind : {Kind::tensor, Kind::scalar, Kind::int_array, Kind::float_array, Kind::bool_array,
                             Kind::tensor_list, Kind::scalar_list, Kind::executor, Kind::stream, Kind::event}) {
         for (const auto& object : live_objects(kind)) {
@@ -127,30 +132,33 @@ void report_leaks() {
                 const Lock lock(state_mutex());
                 if (static_cast<Stream&>(*object).context->default_stream == object) continue;
             }
-            warn(
-                kind == Kind::executor ? Rule::executor_leak : Rule::unbalanced, "",
+            leak(
+                kind == Kind::executor ? Rule::executor_leak : Rule::unbalanced,
                 text("%s number %llu is still there", kind_name(kind), static_cast<unsigned long long>(object->number)),
                 "everything destroyed before aclFinalize", object->about());
         }
     }
-    if (const uint64_t arrays = take_getter_arrays(); arrays > 0)
+    {
+        const Lock lock(state_mutex());
+        for (const AllocationPtr& allocation : live_allocations())
+            leak(Rule::unbalanced,
+                 text("allocation %llu of %zu bytes is still there",
+                      static_cast<unsigned long long>(allocation->number), allocation->size),
+                 "everything freed before aclFinalize", allocation->about());
+        for (int device = 0; device < device_count; ++device)
+            if (process().devices[device].references > 0)
+                leak(Rule::unbalanced,
+                     text("device %d was set %lld times more than it was reset", device,
+                          static_cast<long long>(process().devices[device].references)),
+                     "an aclrtResetDevice for every aclrtSetDevice", {});
+    }
+    // A client who forgets one thing may have forgotten these; nobody can see whether they were deleted.
+    if (const uint64_t arrays = take_getter_arrays(); leaks && arrays > 0)
         warn(Rule::getter_array, "",
              text("getters made %llu arrays, whose end nobody sees", static_cast<unsigned long long>(arrays)),
              "delete[] by the client");
     if (has_error_text())
         warn(Rule::error_text, "", "nobody fetched the text of an error: " + last_refusal(), "aclGetRecentErrMsg");
-    const Lock lock(state_mutex());
-    for (const AllocationPtr& allocation : live_allocations())
-        warn(Rule::unbalanced, "",
-             text("allocation %llu of %zu bytes is still there", static_cast<unsigned long long>(allocation->number),
-                  allocation->size),
-             "everything freed before aclFinalize", allocation->about());
-    for (int device = 0; device < device_count; ++device)
-        if (process().devices[device].references > 0)
-            warn(Rule::unbalanced, "",
-                 text("device %d was set %lld times more than it was reset", device,
-                      static_cast<long long>(process().devices[device].references)),
-                 "an aclrtResetDevice for every aclrtSetDevice");
 }
 
 Status finalise(uint64_t take_back, uint64_t* left) {
