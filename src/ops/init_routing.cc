@@ -493,10 +493,7 @@ class InitRouting {
         const auto begin_row = [&](int64_t landing) {
             const int64_t expert = factors_per_expert() ? ids_.data<int32_t>()[landings_[landing].entry] - start_ : 0;
             const float* row_factors = factors() ? scale_.data<float>() + expert * hidden_ : nullptr;
-            // The row after this one is that of the next token, or near it.
-            const int64_t ahead = std::min(token_of(landing) + 1, args_.x->shape[0] - 1);
-            quantiser.begin({x_row(token_of(landing)), reinterpret_cast<const char*>(row_factors)}, next_codes,
-                            x_row(ahead));
+            quantiser.begin({x_row(token_of(landing)), reinterpret_cast<const char*>(row_factors)}, next_codes, nullptr);
         };
         begin_row(begin);
         quantiser.complete();
@@ -505,7 +502,9 @@ class InitRouting {
             const char* source = reinterpret_cast<const char*>(codes);
             i = collect(targets, i, end, source, quantiser.scale());
             if (i < end) begin_row(i);
-            targets.copy(source, {nullptr, 0}, [&](int64_t part, int64_t parts) {
+            // The row after the next one is that of the next token, or near it.
+            const int64_t ahead = i < end ? std::min(token_of(i) + 1, args_.x->shape[0] - 1) : 0;
+            targets.copy(source, {x_row(ahead), x_bytes()}, [&](int64_t part, int64_t parts) {
                 if (i < end) quantiser.advance(part, parts);
             });
         }

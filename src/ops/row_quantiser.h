@@ -67,7 +67,7 @@ class RowQuantiser {
         constexpr int64_t line = 64;
         const int64_t lines = n_ * moe_dtype_size(dtype_) / line;
         for (int64_t i = lines * step_ / steps(); i < lines * (step_ + 1) / steps(); ++i)
-            __builtin_prefetch(ahead_ + i * line);
+            __builtin_prefetch(ahead_ + i * line, 0, 2);
     }
 
     void measure(int64_t column) {
