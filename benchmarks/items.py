@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 import moe_native
+from moe_native.benchmarks import peers
 from moe_native.benchmarks.limits import cache_bytes, filled
 from moe_native.benchmarks.measure import Contender, Work
 from moe_native.oracle import ffn, finalize, grouped_matmul, init_routing, permute
 
 Array = NDArray[Any]
+
+
+class Peer(StrEnum):
+    """How far to go for contenders: each includes those before it."""
+
+    numpy = "numpy"
+    torch = "torch"
+    torch_compile = "torch-compile"
+
 
 #: Tokens, or rows, whose results are compared with the oracle.
 SAMPLE = 24
@@ -36,8 +47,8 @@ def load(path: Path) -> list[dict[str, Any]]:
     return items
 
 
-def prepare(spec: Mapping[str, Any]) -> Work:
-    """Make an item's inputs, and ours and NumPy's contenders."""
+def prepare(spec: Mapping[str, Any], peer: Peer = Peer.numpy) -> Work:
+    """Make an item's inputs, ours and the contenders."""
     makers = {
         "gmm": prepare_gmm,
         "ffn": prepare_ffn,
@@ -45,7 +56,7 @@ def prepare(spec: Mapping[str, Any]) -> Work:
         "permute": prepare_permute,
         "finalize": prepare_finalize,
     }
-    return makers[spec["kind"]](spec)
+    return makers[spec["kind"]](spec, peer)
 
 
 def sets_for(size: int) -> int:
@@ -100,7 +111,7 @@ def ours(
     ]
 
 
-def prepare_gmm(spec: Mapping[str, Any]) -> Work:
+def prepare_gmm(spec: Mapping[str, Any], peer: Peer) -> Work:
     """int8 grouped matmul with dequantisation, weights per row, combine."""
     counts, k, n, tokens = np.array(spec["counts"]), spec["k"], spec["n"], spec["tokens"]
     m, e, shared_rows = int(counts.sum()), len(counts), spec["shared_rows"]
@@ -164,6 +175,8 @@ def prepare_gmm(spec: Mapping[str, Any]) -> Work:
         return y
 
     contenders.append(Contender("numpy, float32 weights", by_numpy, error))
+    if peer != Peer.numpy:
+        contenders += peers.gmm(x, weights, ends, scale, factor, shared, row_index, tokens, error)
     return Work(
         spec["name"],
         f"m {m}, k {k}, n {n}, e {e}",
@@ -175,7 +188,7 @@ def prepare_gmm(spec: Mapping[str, Any]) -> Work:
     )
 
 
-def prepare_ffn(spec: Mapping[str, Any]) -> Work:
+def prepare_ffn(spec: Mapping[str, Any], peer: Peer) -> Work:
     """Feed-forward block in a floating dtype, with or without experts."""
     dtype = np.dtype(ml_dtypes.bfloat16 if spec["dtype"] == "bfloat16" else spec["dtype"])
     k1, n1, n2, activation = spec["k1"], spec["n1"], spec["n2"], spec["activation"]
@@ -194,7 +207,9 @@ def prepare_ffn(spec: Mapping[str, Any]) -> Work:
 
     # Rows of the largest, the middle and the smallest expert: the oracle widens whole weights.
     ends = np.array([m]) if counts is None else np.cumsum(counts)
-    experts = sorted({int(np.argsort(np.diff(ends, prepend=0))[i]) for i in (0, e // 2, -1)})
+    rows_of = np.diff(ends, prepend=0)
+    busy = [int(g) for g in np.argsort(rows_of, kind="stable") if rows_of[g] > 0]
+    experts = sorted({busy[0], busy[len(busy) // 2], busy[-1]})
     rows = np.concatenate(
         [np.unique(np.linspace(ends[g - 1] if g else 0, ends[g] - 1, 4).astype(int)) for g in experts]
     )
@@ -229,6 +244,8 @@ def prepare_ffn(spec: Mapping[str, Any]) -> Work:
         return y.astype(dtype, copy=False)
 
     contenders.append(Contender("numpy, float32 weights", by_numpy, error))
+    if peer != Peer.numpy:
+        contenders += peers.ffn(x, w1, w2, ends, activation, error)
     kind = {"float16": "float32"}.get(spec["dtype"], spec["dtype"])
     active = 1 if counts is None else int((counts > 0).sum())
     return Work(
@@ -253,7 +270,7 @@ def numpy_factor(activation: str, h: Array) -> Array:
     return np.reciprocal(f, out=f)
 
 
-def prepare_init_routing(spec: Mapping[str, Any]) -> Work:
+def prepare_init_routing(spec: Mapping[str, Any], peer: Peer) -> Work:
     """Rows of bfloat16 tokens sorted by expert, plain or quantised to int8."""
     tokens, hidden, experts, top_k = spec["tokens"], spec["hidden"], spec["experts"], spec["top_k"]
     quantised = spec["quantised"]
@@ -307,6 +324,8 @@ def prepare_init_routing(spec: Mapping[str, Any]) -> Work:
         Contender("numpy, out=", lambda i: by_numpy(reused), error),
         Contender("numpy", lambda i: by_numpy(None), error),
     ]
+    if peer != Peer.numpy:
+        contenders += peers.init_routing(x, expert_idx, experts, quantised, error)
     return Work(
         spec["name"],
         f"x ({tokens}, {hidden}) bfloat16, top {top_k} of {experts}",
@@ -316,7 +335,7 @@ def prepare_init_routing(spec: Mapping[str, Any]) -> Work:
     )
 
 
-def prepare_permute(spec: Mapping[str, Any]) -> Work:
+def prepare_permute(spec: Mapping[str, Any], peer: Peer) -> Work:
     """Rows of bfloat16 tokens in the order of the experts, from a map."""
     tokens, hidden, experts, top_k = spec["tokens"], spec["hidden"], spec["experts"], spec["top_k"]
     routing_map = np.zeros((tokens, experts), np.int8)
@@ -354,6 +373,8 @@ def prepare_permute(spec: Mapping[str, Any]) -> Work:
         Contender("numpy, out=", lambda i: by_numpy(reused), error),
         Contender("numpy", lambda i: by_numpy(None), error),
     ]
+    if peer != Peer.numpy:
+        contenders += peers.permute(x, routing_map, probs, error)
     return Work(
         spec["name"],
         f"x ({tokens}, {hidden}) bfloat16, map ({tokens}, {experts}), {top_k} per row",
@@ -363,7 +384,7 @@ def prepare_permute(spec: Mapping[str, Any]) -> Work:
     )
 
 
-def prepare_finalize(spec: Mapping[str, Any]) -> Work:
+def prepare_finalize(spec: Mapping[str, Any], peer: Peer) -> Work:
     """The weighted sum of every token's rows, with bias and two residuals."""
     tokens, hidden, experts, top_k = spec["tokens"], spec["hidden"], spec["experts"], spec["top_k"]
     bf16 = np.dtype(ml_dtypes.bfloat16)
@@ -415,6 +436,10 @@ def prepare_finalize(spec: Mapping[str, Any]) -> Work:
 
     contenders = ours(spec, call, np.empty((tokens, hidden), bf16), error)
     contenders.append(Contender("numpy, blocks of tokens", by_numpy, error))
+    if peer != Peer.numpy:
+        arrays = {"rows": rows, "skip1": skips[0], "skip2": skips[1], "bias": bias}
+        arrays |= {"scales": scales, "index": index, "experts": expert_idx}
+        contenders += peers.finalize(arrays, peer == Peer.torch_compile, error)
     return Work(
         spec["name"],
         f"rows ({tokens * top_k}, {hidden}) bfloat16, bias, two skips, scales",

@@ -61,8 +61,12 @@ class Prober:
             rounds, seconds = 256, 0.0
             while seconds < SECONDS:
                 rounds *= 2
-                start = time.perf_counter()
-                _core.probe(KINDS[kind], None, rounds)
-                seconds = time.perf_counter() - start
+                seconds = min(self._seconds(kind, rounds) for _ in range(3))
             self._rounds[key] = rounds
         return self._rounds[key]
+
+    @staticmethod
+    def _seconds(kind: str, rounds: int) -> float:
+        start = time.perf_counter()
+        _core.probe(KINDS[kind], None, rounds)
+        return time.perf_counter() - start

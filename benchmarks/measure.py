@@ -63,6 +63,8 @@ class Contender:
     target_seconds: float | None = None
     seconds: list[float] = field(default_factory=list)
     seen_error: float = float("nan")
+    #: Of the first call, which meets cold caches and makes its scratch memory.
+    first_seconds: float = float("nan")
 
     @property
     def median(self) -> float:
@@ -160,7 +162,11 @@ def measure(work: Work, prober: Prober, repeats: int) -> None:
     """Run all contenders of an item `repeats` times, and fill in what was seen."""
     calls = {}
     for contender in work.contenders:
-        contender.seen_error = contender.error(contender.call(0))
+        start = time.perf_counter()
+        result = contender.call(0)
+        contender.first_seconds = time.perf_counter() - start
+        contender.seen_error = contender.error(result)
+        del result
         start = time.perf_counter()
         contender.call(0)
         seconds = time.perf_counter() - start

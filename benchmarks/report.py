@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from moe_native.benchmarks.limits import KINDS, MEMORY
 from moe_native.benchmarks.measure import Contender, Work, paired
 
 #: Characters that the table needs, and gets where there is no terminal to ask.
@@ -36,6 +40,7 @@ def record(work: Work) -> dict[str, Any]:
                 "name": c.name,
                 "ours": c.ours,
                 "median_seconds": c.median,
+                "first_seconds": c.first_seconds,
                 "seconds": c.seconds,
                 "times_floor": work.ratio(c) if work.has_floor else None,
                 "times_best_peer": paired(c.seconds, peer.seconds) if peer is not None else None,
@@ -91,6 +96,67 @@ def rows(work: Work) -> list[list[str]]:
             ]
         )
     return lines
+
+
+def markdown_summary(summary: Mapping[str, Any]) -> str:
+    """The machine and its limits as Markdown."""
+    lines = [
+        f"{summary['processor']}, instruction set {summary['isa']}, {summary['threads']} threads, {summary['date']}, "
+        f"version {summary['version']}, NumPy {summary['numpy']}{summary['torch']}, medians of {summary['repeats']}.",
+        "",
+        "| limit | lowest | highest |",
+        "|---|---|---|",
+    ]
+    for kind, (low, high) in summary["limits"].items():
+        lines.append(f"| {kind} | {low / 1e9:.1f} | {high / 1e9:.1f} {'GB/s' if kind in MEMORY else 'GOP/s'} |")
+    return "\n".join(lines) + "\n\n"
+
+
+def markdown(works: Sequence[Work]) -> str:
+    """The table of the items as Markdown."""
+    lines = ["| " + " | ".join(TITLES) + " |", "|" + "---|" * len(TITLES)]
+    lines += ["| " + " | ".join(cells) + " |" for work in works for cells in rows(work)]
+    lines += [f"\n{work.name} is void: {work.void}." for work in works if work.void]
+    return "\n".join(lines) + "\n"
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str], None]]:
+    """What is being measured, on standard error."""
+    with Console(stderr=True).status("limits") as status:
+        yield status.update
+
+
+def picture(path: Path, summary: Mapping[str, Any], works: Sequence[Work]) -> None:
+    """Save the roofline: operations per second over operations per byte, the limits and where the items lie."""
+    from matplotlib.figure import Figure
+
+    read = float(np.mean(summary["limits"]["read"]))
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    axes = figure.subplots()
+    seen = [work for work in works if work.operations]
+    kinds = sorted({kind for work in seen for kind in work.operations})
+    intensities = [sum(work.operations.values()) / (work.read_bytes + work.written_bytes) for work in seen]
+    x = np.geomspace(min([*intensities, 1]) / 2, max([*intensities, 1]) * 2, 200)
+    colors = dict(zip(KINDS, ("tab:blue", "tab:orange", "tab:green"), strict=False))
+    for kind in kinds:
+        stands_in = ("bfloat16", "float32") if kind == "bfloat16" else (kind,)
+        peak = max(float(np.mean(summary["limits"][k])) for k in stands_in)
+        axes.plot(x, np.minimum(peak, read * x) / 1e9, color=colors[kind], label=f"limit {kind}, read")
+    for work, intensity in zip(seen, intensities, strict=True):
+        color = colors[next(iter(work.operations))]
+        best = min((c for c in work.contenders if c.ours), key=lambda c: c.median)
+        rates = [sum(work.operations.values()) / c.median / 1e9 for c in (best, work.best_peer) if c is not None]
+        axes.plot(intensity, rates[0], "o", color=color)
+        for peer_rate in rates[1:]:
+            axes.plot(intensity, peer_rate, "x", color=color)
+        axes.annotate(work.name, (intensity, rates[0]), fontsize=7, xytext=(4, -8), textcoords="offset points")
+    axes.set(xscale="log", yscale="log", xlabel="operations per byte", ylabel="GOP/s")
+    axes.set_title(f"{summary['processor']}, {summary['threads']} threads: ours (o), best peer (x)", fontsize=10)
+    axes.grid(visible=True, which="both", alpha=0.2)
+    if kinds:
+        axes.legend()
+    figure.savefig(path, dpi=150)
 
 
 TITLES = ("item", "contender", "time", "floor", "x floor", "x best peer", "rate", "error", "target")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import moe_native
 from moe_native.cli import app
 
 TINY = """
@@ -103,13 +104,22 @@ def shapes(tmp_path_factory):
 
 
 def run(*arguments):
-    return CliRunner().invoke(app, ["bench", "--probe-mib", "2", "--repeat", "2", *map(str, arguments)])
+    options = ["--probe-mib", "2", "--repeat", "2", "--peers", "numpy"]
+    return CliRunner().invoke(app, ["bench", *options, *map(str, arguments)])
+
+
+def table_of(markdown):
+    """The cells of the last table of a page, by title."""
+    lines = [line.strip("|").split("|") for line in markdown.split("\n\n")[2].splitlines() if line.startswith("|")]
+    titles = [title.strip() for title in lines[0]]
+    return [dict(zip(titles, map(str.strip, line), strict=True)) for line in lines[2:]]
 
 
 def test_every_kind_of_item(shapes, tmp_path):
-    file = tmp_path / "out.json"
-    result = run("--shapes", shapes, "--json", file)
+    file, page, picture = tmp_path / "out.json", tmp_path / "out.md", tmp_path / "out.png"
+    result = run("--shapes", shapes, "--json", file, "--markdown", page, "--png", picture)
     assert result.exit_code == 0, result.output
+    assert picture.read_bytes().startswith(b"\x89PNG")
     seen = json.loads(file.read_text())
     assert set(seen["limits"]) == {"int8", "float32", "bfloat16", "read", "write", "copy"}
     assert all(0 < low <= high for low, high in seen["limits"].values())
@@ -134,6 +144,94 @@ def test_every_kind_of_item(shapes, tmp_path):
             assert item["floor_seconds"] > 0
             assert item["floor_decided_by"] in seen["limits"]
             assert all(contender["times_floor"] > 0 for contender in item["contenders"])
+    written = table_of(page.read_text())
+    assert [line["contender"] for line in written] == [c["name"] for item in seen["items"] for c in item["contenders"]]
+    assert [line["item"] for line in written if line["item"]] == [item["name"] for item in seen["items"]]
+
+
+SCALING = """
+tokens = [1, 40]
+
+[[item]]
+name = "gmm"
+kind = "gmm"
+counts = [3, 1]
+k = 32
+n = 32
+
+[[item]]
+name = "moe"
+kind = "ffn"
+dtype = "float16"
+counts = [3, 1]
+k1 = 8
+n1 = 8
+n2 = 8
+activation = "silu"
+
+[[item]]
+name = "dense"
+kind = "ffn"
+dtype = "float32"
+k1 = 8
+n1 = 8
+n2 = 8
+activation = "silu"
+
+[[item]]
+name = "combine"
+kind = "finalize"
+hidden = 16
+experts = 4
+top_k = 2
+"""
+
+
+def test_scaling(tmp_path):
+    shapes, file, page, picture = (tmp_path / name for name in ("in.toml", "out.json", "out.md", "out.png"))
+    shapes.write_text(SCALING)
+    threads = moe_native.get_num_threads()
+    options = "--json", file, "--markdown", page, "--png", picture
+    result = run("--scaling", "--shapes", shapes, *options)
+    assert result.exit_code == 0, result.output
+    assert moe_native.get_num_threads() == threads
+    points = json.loads(file.read_text())["points"]
+    regimes = ["gmm", "moe", "dense", "combine"]
+    assert [(p["regime"], p["tokens"]) for p in points] == [(name, n) for name in regimes for n in (1, 40)]
+    for point in points:
+        for key in ("first_call", "one_thread", "all_threads", "floor", "efficiency"):
+            assert point[key] > 0, key
+        assert point["per_token"] == point["all_threads"] / point["tokens"]
+    assert [line["regime"] for line in table_of(page.read_text())] == [point["regime"] for point in points]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_scaling_keeps_every_row():
+    from moe_native.benchmarks.scaling import at
+
+    spec = {"name": "x", "kind": "gmm", "counts": [118, 96, 84, 75, 66, 57, 46, 34]}
+    for tokens in (1, 2, 7, 1000, 65536):
+        seen = at(spec, tokens)
+        assert sum(seen["counts"]) == seen["tokens"] == tokens
+        assert min(seen["counts"]) >= 0
+
+
+@pytest.mark.parametrize("name", ["table", "off-table", "models", "scaling"])
+def test_shapes_of_the_package(name):
+    """Every file names each item once and holds what its kind needs."""
+    from moe_native.benchmarks.items import SHAPES, load
+
+    needed = {
+        "gmm": {"counts", "k", "n"},
+        "ffn": {"dtype", "k1", "n1", "n2", "activation"},
+        "init_routing": {"hidden", "experts", "top_k", "quantised"},
+        "permute": {"tokens", "hidden", "experts", "top_k"},
+        "finalize": {"hidden", "experts", "top_k"},
+    }
+    specs = load(SHAPES / f"{name}.toml")
+    assert len({spec["name"] for spec in specs}) == len(specs) > 0
+    for spec in specs:
+        assert needed[spec["kind"]] <= set(spec), spec["name"]
 
 
 def test_items_are_chosen_by_name(shapes):
@@ -143,7 +241,9 @@ def test_items_are_chosen_by_name(shapes):
     assert lines == ["routing-q8", "permute"]
 
 
-@pytest.mark.parametrize("arguments", [["--shapes", "none"], ["--item", "no such item"], ["--repeat", "0"]])
+@pytest.mark.parametrize(
+    "arguments", [["--shapes", "none"], ["--item", "no such item"], ["--repeat", "0"], ["--peers", "cuda"]]
+)
 def test_bad_options(arguments):
     result = run(*arguments)
     assert result.exit_code == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import sys
 import time
@@ -136,29 +137,58 @@ def bench(
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; the default is one per core.")] = None,
     repeat: Annotated[int, typer.Option(min=1, help="Repeats, of which medians are taken.")] = 15,
     isa: Annotated[str | None, typer.Option(help="Highest instruction set of ours and of the limits.")] = None,
+    peers: Annotated[
+        str | None,
+        typer.Option(
+            help="numpy, torch (with oneDNN), torch-compile; each with those before. Default: what is installed."
+        ),
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write everything to this file.")] = None,
+    markdown_file: Annotated[Path | None, typer.Option("--markdown", help="Write the table to this file.")] = None,
+    png_file: Annotated[Path | None, typer.Option("--png", help="Draw the roofline into this file.")] = None,
+    scaling: Annotated[
+        bool, typer.Option(help="Instead: cost per token from 1 token to many, with one thread and with all.")
+    ] = False,
     probe_mib: Annotated[
         int | None, typer.Option(min=1, help="Buffer of the memory limits; the default is 5 times the largest cache.")
     ] = None,
 ) -> None:
-    """Measure operators against NumPy and against the limits of this machine."""
+    """Measure operators against peers and against the limits of this machine.
+
+    Needs the packages of the extra `bench`.
+    """
     from moe_native.benchmarks import items, report, run
+    from moe_native.benchmarks import peers as all_peers
     from moe_native.benchmarks.limits import Prober
 
+    shapes = "scaling" if scaling and shapes == "table" else shapes
     path = Path(shapes) if shapes.endswith(".toml") else items.SHAPES / f"{shapes}.toml"
     if not path.is_file():
         raise typer.BadParameter(f"no shapes {shapes}")
-    specs = [spec for spec in items.load(path) if not item or any(part in spec["name"] for part in item)]
-    if not specs:
+    if not any(wanted in spec["name"] for spec in items.load(path) for wanted in item or [""]):
         raise typer.BadParameter(f"no item of {shapes} has a name with {item}")
+    try:
+        peer = items.Peer(peers or ("torch" if all_peers.available() else "numpy"))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     if isa is not None:
         moe_native.isa_limit(isa)
+    if threads is not None:
+        moe_native.set_num_threads(threads)
     prober = Prober() if probe_mib is None else Prober(probe_mib << 20)
-    summary, works = run.run(specs, prober=prober, repeats=repeat, threads=threads)
-    report.print_summary(summary)
-    report.print_table(works)
+    with report.progress() as tick:
+        seen: run.Result = (
+            run.scaling(path, item or [], prober, repeat, tick)
+            if scaling
+            else run.table(path, item or [], prober, repeat, tick, peer)
+        )
+    seen.show()
     if json_file is not None:
-        run.save_json(json_file, summary, works)
+        json_file.write_text(json.dumps(seen.record(), indent=1) + "\n")
+    if markdown_file is not None:
+        markdown_file.write_text(seen.markdown())
+    if png_file is not None:
+        seen.picture(png_file)
 
 
 def main() -> None:

@@ -54,10 +54,12 @@ class FinalizeRouting {
         char* const zeros = workspace.at<char>(zeros_);
         if (padded()) std::fill_n(zeros, row_bytes_, char{0});
         const int64_t skips = (skip1_ ? 1 : 0) + (skip2_ ? 1 : 0);
-        const CombineProblem problem = {args_.out->dtype,  tokens_,
-                                        hidden_,           experts_per_token_,
-                                        experts_,          tokens_ * (experts_per_token_ + skips),
-                                        out_.data<char>(), workspace.at<CombineTerm>(terms_)};
+        const CombineProblem problem = {args_.out->dtype,
+                                        tokens_,
+                                        hidden_,
+                                        experts_per_token_,
+                                        tokens_ * (experts_per_token_ + skips),
+                                        workspace.at<CombineTerm>(terms_)};
         combine_rows(problem, workspace.threads(),
                      [&](int64_t token, CombineTerm* terms) { return describe(kernels, token, zeros, terms); });
         out_.store();

@@ -8,6 +8,7 @@
 #include "kernels/rows/rows.h"
 #include "moe_native/init_routing.h"
 #include "ops/row_copies.h"
+#include "ops/row_quantiser.h"
 
 namespace moe {
 namespace {
@@ -59,7 +60,7 @@ class InitRouting {
         landing_piece_ = ledger.book<Landing>("landings", entries_);
         if (entries_ > 0 && factors())
             values_piece_ = ledger.book("rows in float32", row_of_each(ledger, sizeof(float)));
-        if (entries_ > 0 && quantises()) codes_piece_ = ledger.book("rows in int8", row_of_each(ledger, 1));
+        if (entries_ > 0 && quantises()) codes_piece_ = ledger.book("rows in int8", row_of_each(ledger, 2));
     }
 
     Status run(const Workspace& workspace, const RunContext& context) {
@@ -92,8 +93,6 @@ class InitRouting {
     }
 
   private:
-    static constexpr int64_t tile = 1024;
-
     // An entry and the row of expanded_x that receives its token.
     struct Landing {
         int32_t entry;
@@ -445,62 +444,69 @@ class InitRouting {
     // Landings stand in the order of the entries: a token's row is read from memory once, and quantised once
     // unless every expert has factors of its own.
     void expand() const {
-        const RowKernels& kernels = row_kernels();
-        const int64_t x_bytes = hidden_ * moe_dtype_size(args_.x->dtype);
-        const auto x_row = [&](int64_t token) { return x_.data<char>() + token * x_bytes; };
-        const RowCopies copies(expanded_x_.data<char>(), rows_, row_bytes_);
         // A thread pays from about 128 KiB of copied rows or 16 Ki quantised elements on.
         int64_t grain = 1 + (quantises() ? 16 * 1024 / (hidden_ + 1) : 128 * 1024 / (row_bytes_ + 1));
         if (quantises() && !factors_per_expert()) grain *= top_k_;
+        const RowCopies copies(expanded_x_.data<char>(), rows_, row_bytes_);
         parallel_ranges(threads_, landing_counts_[blocks_], grain, [&](int thread, int64_t begin, int64_t end) {
-            RowCopies::Targets targets(copies);
-            float* values = values_ == nullptr ? nullptr : values_ + thread * hidden_;
-            int8_t* codes = codes_ == nullptr ? nullptr : codes_ + thread * hidden_;
-            for (int64_t i = begin; i < end;) {
-                const int64_t token = landings_[i].entry / top_k_;
-                const int64_t next_entry = factors_per_expert() ? landings_[i].entry + 1 : (token + 1) * top_k_;
-                const char* source = x_row(token);
-                float scale = 0.0f;
-                if (quantises()) {
-                    scale = quantise(kernels, source, landings_[i], values, codes);
-                    source = reinterpret_cast<const char*>(codes);
-                } else if (writes_scale()) {
-                    scale = scale_.data<float>()[token];
-                }
-                for (; i < end && landings_[i].entry < next_entry; ++i) {
-                    targets.add(landings_[i].row, source);
-                    if (writes_scale()) expanded_scale_.data<float>()[landings_[i].row] = scale;
-                }
-                if (i < end)
-                    targets.copy(source, x_row(landings_[i].entry / top_k_), x_bytes);
-                else
-                    targets.copy(source, nullptr, 0);
-            }
+            if (quantises())
+                expand_quantised(copies, thread, begin, end);
+            else
+                expand_copied(copies, begin, end);
         });
     }
 
-    // Returns the scale of a dynamic quantisation.
-    float quantise(const RowKernels& kernels, const char* source, Landing landing, float* values, int8_t* codes) const {
-        const Dtype dtype = args_.x->dtype;
-        if (hidden_ == 0) return 0.0f;
-        if (args_.quant_mode == 0) {
-            quantise_statically(kernels, source, codes);
-            return 0.0f;
+    int64_t token_of(int64_t landing) const { return landings_[landing].entry / top_k_; }
+    int64_t x_bytes() const { return hidden_ * moe_dtype_size(args_.x->dtype); }
+    const char* x_row(int64_t token) const { return x_.data<char>() + token * x_bytes(); }
+
+    // Collects the rows of the landings from `first` on that are copies of the same. Returns where they end.
+    int64_t collect(RowCopies::Targets& targets, int64_t first, int64_t end, const char* source, float scale) const {
+        const int64_t entry = landings_[first].entry;
+        const int64_t next_entry = factors_per_expert() ? entry + 1 : (entry / top_k_ + 1) * top_k_;
+        int64_t i = first;
+        for (; i < end && landings_[i].entry < next_entry; ++i) {
+            targets.add(landings_[i].row, source);
+            if (writes_scale()) expanded_scale_.data<float>()[landings_[i].row] = scale;
         }
-        if (!factors()) return quantise_row(kernels, dtype, source, codes, hidden_);
-        widen_row(kernels, dtype, source, values, hidden_);
-        const int64_t expert = factors_per_expert() ? ids_.data<int32_t>()[landing.entry] - start_ : 0;
-        kernels.multiply(values, scale_.data<float>() + expert * hidden_, hidden_);
-        return quantise_row(kernels, values, codes, hidden_);
+        return i;
     }
 
-    void quantise_statically(const RowKernels& kernels, const char* source, int8_t* codes) const {
-        const Dtype dtype = args_.x->dtype;
-        float values[tile];
-        for (int64_t column = 0; column < hidden_; column += tile) {
-            const int64_t n = std::min(tile, hidden_ - column);
-            widen_row(kernels, dtype, source + column * moe_dtype_size(dtype), values, n);
-            kernels.quantise_static(values, scale_.data<float>()[0], offset_.data<float>()[0], codes + column, n);
+    void expand_copied(const RowCopies& copies, int64_t begin, int64_t end) const {
+        RowCopies::Targets targets(copies);
+        for (int64_t i = begin; i < end;) {
+            const int64_t token = token_of(i);
+            i = collect(targets, i, end, x_row(token), writes_scale() ? scale_.data<float>()[token] : 0.0f);
+            targets.copy(x_row(token), i < end ? ReadAhead{x_row(token_of(i)), x_bytes()} : ReadAhead{nullptr, 0});
+        }
+    }
+
+    // A row is quantised while the copies of the one before it are on their way, and read ahead before that.
+    void expand_quantised(const RowCopies& copies, int thread, int64_t begin, int64_t end) const {
+        RowQuantiser::Static fixed = {};
+        if (args_.quant_mode == 0) fixed = {scale_.data<float>()[0], offset_.data<float>()[0]};
+        RowQuantiser quantiser(row_kernels(), args_.x->dtype, MOE_FLOAT32, args_.quant_mode == 0 ? &fixed : nullptr,
+                               hidden_, values_ == nullptr ? nullptr : values_ + thread * hidden_);
+        int8_t* codes = codes_ + thread * 2 * hidden_;
+        int8_t* next_codes = codes + hidden_;
+        RowCopies::Targets targets(copies);
+        const auto begin_row = [&](int64_t landing) {
+            const int64_t expert = factors_per_expert() ? ids_.data<int32_t>()[landings_[landing].entry] - start_ : 0;
+            const float* row_factors = factors() ? scale_.data<float>() + expert * hidden_ : nullptr;
+            quantiser.begin({x_row(token_of(landing)), reinterpret_cast<const char*>(row_factors)}, next_codes, nullptr);
+        };
+        begin_row(begin);
+        quantiser.complete();
+        for (int64_t i = begin; i < end;) {
+            std::swap(codes, next_codes);
+            const char* source = reinterpret_cast<const char*>(codes);
+            i = collect(targets, i, end, source, quantiser.scale());
+            if (i < end) begin_row(i);
+            // The row after the next one is that of the next token, or near it.
+            const int64_t ahead = i < end ? std::min(token_of(i) + 1, args_.x->shape[0] - 1) : 0;
+            targets.copy(source, {x_row(ahead), x_bytes()}, [&](int64_t part, int64_t parts) {
+                if (i < end) quantiser.advance(part, parts);
+            });
         }
     }
 
@@ -523,7 +529,7 @@ class InitRouting {
     int64_t* landing_counts_ = nullptr;  // (blocks + 1), running sum
     Landing* landings_ = nullptr;
     float* values_ = nullptr;  // (threads, hidden)
-    int8_t* codes_ = nullptr;  // (threads, hidden)
+    int8_t* codes_ = nullptr;  // (threads, 2, hidden)
     Input x_, ids_, scale_, offset_;
     Output expanded_x_, row_idx_, tokens_, expanded_scale_;
 };

@@ -240,7 +240,7 @@ class Permute {
                     put_prob(target, t, e);
                     targets.add(target, source);
                 });
-                targets.copy(source, source + row_bytes(), t + 1 < end ? row_bytes() : 0);
+                targets.copy(source, {source + row_bytes(), t + 1 < end ? row_bytes() : 0});
             }
         });
         fill_missing(kept);
@@ -319,7 +319,7 @@ class Permute {
                 const char* const source = token_row(sorted_indices[row]);
                 const char* const next = row + 1 < end ? token_row(sorted_indices[row + 1]) : source;
                 targets.add(row, source);
-                targets.copy(source, next, row_bytes());
+                targets.copy(source, {next, row_bytes()});
             }
         });
     }

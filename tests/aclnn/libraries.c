@@ -17,6 +17,7 @@ typedef aclTensor* (*create_function)(const int64_t*, uint64_t, aclDataType, con
 typedef aclnnStatus (*type_function)(const aclTensor*, aclDataType*);
 typedef aclnnStatus (*destroy_function)(const aclTensor*);
 typedef uint64_t (*findings_function)(const char*);
+typedef void (*clear_function)(void);
 
 /* ISO C has no conversion from an object pointer to a function pointer. */
 #define LOOK_UP(function, library, name)                  \
@@ -53,7 +54,9 @@ int main(int argc, char** argv) {
         }
     }
     findings_function findings;
+    clear_function clear;
     LOOK_UP(findings, libraries[0], "moe_aclnn_count_findings");
+    LOOK_UP(clear, libraries[0], "moe_aclnn_clear_findings");
     for (int i = 0; i < count; ++i) {
         version_function version;
         create_function create;
@@ -71,7 +74,8 @@ int main(int argc, char** argv) {
             aclDataType seen = ACL_DT_UNDEFINED;
             EXPECT(type(tensor, &seen) == 0 && seen == ACL_BF16, names[j]);
             EXPECT(destroy(tensor) == 0 && findings(NULL) == 0, names[j]);
-            EXPECT(type(tensor, &seen) != 0, names[i]);
+            EXPECT(type(tensor, &seen) != 0 && findings(NULL) == 1, names[i]);
+            clear();
         }
     }
     printf("%d libraries, one device\n", count);

@@ -28,7 +28,8 @@ int main() {
             x, indices, nullptr, nullptr, 3, 0, 3, 0, 0, false, 1, x, indices, nullptr, nullptr, x, &size, &executor));
         expect_no_kernel(aclnnConvertWeightToINT4PackGetWorkspaceSize(indices, indices, &size, &executor));
         expect_no_kernel(aclnnPermuteGetWorkspaceSize(x, dims, x, &size, &executor));
-        if (aclnnPermuteGetWorkspaceSize(nullptr, dims, x, &size, &executor) != 161001)
+        if (aclnnPermuteGetWorkspaceSize(nullptr, dims, x, &size, &executor) != 161001 ||
+            aclGetRecentErrMsg() == nullptr)
             throw std::runtime_error("null was not refused");
     });
 }

@@ -89,18 +89,19 @@ aclnnStatus aclnnTransMatmulWeightGetWorkspaceSize(aclTensor* mmWeightRef, uint6
             const TensorState weight = call.state(before);
             if (weight.format == ACL_FORMAT_FRACTAL_NZ)
                 return refuse(161002, Rule::mutated, "mmWeightRef", "FRACTAL_NZ already", "a tensor in format ND",
-                              call.operands[0].tensor->about());
+                              call.tensor(before)->about());
             if (!is_weight_dtype(weight.dtype)) return call.refuse_operand(161002, before, "int8, float16 or bfloat16");
             const size_t highest_rank = weight.dtype == ACL_INT8 ? 6 : 3;
             if (weight.shape.size() < 2 || weight.shape.size() > highest_rank)
                 return call.refuse_operand(161002, before, text("2 to %zu dimensions", highest_rank));
+            if (!weight.is_dense()) return call.refuse_operand(161002, before, "a contiguous tensor");
             if (!weight.has_elements()) return 0;
             std::vector<int64_t> storage;
             if (!nz_storage(weight.shape, weight.dtype, &storage))
                 return call.refuse_operand(161002, before, "a shape that fits 64 bits");
             call.state(after).format = ACL_FORMAT_FRACTAL_NZ;
             call.state(after).storage_shape = storage;
-            const std::shared_ptr<Tensor> tensor = call.operands[0].tensor;
+            const std::shared_ptr<Tensor> tensor = call.tensor(before);
             call.planned = [tensor, storage] {
                 tensor->change([&](TensorState& state) {
                     state.format = ACL_FORMAT_FRACTAL_NZ;
@@ -170,14 +171,20 @@ aclnnStatus aclnnNpuFormatCastGetWorkspaceSize(const aclTensor* srcTensor, aclTe
             for (const Slot slot : {from, to})
                 if (!call.state(slot).is_dense() || !call.state(slot).has_elements() || call.state(slot).offset != 0)
                     return call.refuse_operand(161002, slot, "a contiguous tensor that is not empty");
+            // The tiles are what the storage says, of rows of 32 bytes.
+            const int64_t c0 = moe_nz_default_c0(static_cast<moe_dtype>(source.dtype));
+            for (const Slot slot : {from, to}) {
+                const TensorState& state = call.state(slot);
+                if (state.format != ACL_FORMAT_FRACTAL_NZ ||
+                    (!state.storage_shape.empty() && state.storage_shape.back() == c0))
+                    continue;
+                return refuse(161002, Rule::nz_not_ready, call.name(slot),
+                              state.storage_shape.empty() ? "storage without dimensions"
+                                                          : text("storage with tiles of %lld columns",
+                                                                 static_cast<long long>(state.storage_shape.back())),
+                              text("%lld", static_cast<long long>(c0)), call.tensor(slot)->about());
+            }
             const bool to_nz = target.format == ACL_FORMAT_FRACTAL_NZ;
-            // The tile is what the target's storage says, one of 32 bytes.
-            const int64_t c0 = to_nz && !target.storage_shape.empty() ? target.storage_shape.back() : 0;
-            if (to_nz && c0 != moe_nz_default_c0(static_cast<moe_dtype>(source.dtype)))
-                return refuse(
-                    161002, Rule::argument, "dstTensor",
-                    text("storage with tiles of %lld columns", static_cast<long long>(c0)),
-                    text("%lld", static_cast<long long>(moe_nz_default_c0(static_cast<moe_dtype>(source.dtype)))));
             call.compute(MOE_CORE(moe_format_cast), [=](const Views& view) {
                 return moe_format_cast_args{view[from], to_nz ? MOE_FORMAT_NZ : MOE_FORMAT_ND, c0, false, view[to]};
             });

@@ -27,9 +27,9 @@ struct CombineSum {
     char* out;
 };
 
-// Computes columns [first, end). Reads the same columns of the terms of `next` ahead. `streams`: with stores that
-// bypass the caches; CopyKernels::end follows after the last of them.
-using CombineKernel = void (*)(const CombineSum& sum, const CombineSum& next, int64_t first, int64_t end, bool streams);
+// Computes rows of `n` columns, and reads the rows of `next` ahead. `streams`: with stores that bypass the caches;
+// CopyKernels::end follows after the last of them.
+using CombineKernel = void (*)(const CombineSum& sum, const CombineSum& next, int64_t n, bool streams);
 
 struct CombineKernels {
     CombineKernel f16;

@@ -213,11 +213,11 @@ inline Floats load_some(const char* source, int64_t count, Type type) {
 
 // Fewer than a block's columns, when the row has no more.
 template <class Type, bool has_bias>
-inline void sum_short(const CombineSum& sum, int64_t first, int64_t end) {
+inline void sum_short(const CombineSum& sum, int64_t n) {
     constexpr Type type;
-    for (int64_t column = first; column < end; column += lanes) {
+    for (int64_t column = 0; column < n; column += lanes) {
         const int64_t offset = column * Type::size;
-        const int64_t count = end - column < lanes ? end - column : lanes;
+        const int64_t count = n - column < lanes ? n - column : lanes;
         Floats total = sum.skips[0] == nullptr ? Floats::all(sum.start) : load_some(sum.skips[0] + offset, count, type);
         if (sum.skips[1] != nullptr) total = total + load_some(sum.skips[1] + offset, count, type);
         for (int64_t i = 0; i < sum.count; ++i) {
@@ -234,13 +234,13 @@ inline void sum_short(const CombineSum& sum, int64_t first, int64_t end) {
 // Blocks that begin with lines of the output. What is before the first and after the last of them is cut from blocks
 // that overlap with these.
 template <class Type, bool has_bias>
-void combine_columns(const CombineSum& sum, const CombineSum& next, int64_t first, int64_t end, bool streams) {
+void combine_columns(const CombineSum& sum, const CombineSum& next, int64_t n, bool streams) {
     constexpr int64_t bytes = block * Type::size;
-    if (end - first < block) return sum_short<Type, has_bias>(sum, first, end);
-    const int64_t last = end * Type::size;
-    int64_t offset = first * Type::size;
+    if (n < block) return sum_short<Type, has_bias>(sum, n);
+    const int64_t last = n * Type::size;
+    int64_t offset = 0;
     alignas(line) char result[bytes];
-    const int64_t head = static_cast<int64_t>(-reinterpret_cast<uintptr_t>(sum.out + offset) % line);
+    const auto head = static_cast<int64_t>(-reinterpret_cast<uintptr_t>(sum.out) % line);
     if (streams && head > 0) {
         sum_block<Type, has_bias>(sum, next, offset, result);
         std::memcpy(sum.out + offset, result, static_cast<size_t>(head));
@@ -260,11 +260,11 @@ void combine_columns(const CombineSum& sum, const CombineSum& next, int64_t firs
 }
 
 template <class Type>
-void combine(const CombineSum& sum, const CombineSum& next, int64_t first, int64_t end, bool streams) {
+void combine(const CombineSum& sum, const CombineSum& next, int64_t n, bool streams) {
     if (sum.count > 0 && sum.terms[0].bias != nullptr)
-        combine_columns<Type, true>(sum, next, first, end, streams);
+        combine_columns<Type, true>(sum, next, n, streams);
     else
-        combine_columns<Type, false>(sum, next, first, end, streams);
+        combine_columns<Type, false>(sum, next, n, streams);
 }
 
 }  // namespace

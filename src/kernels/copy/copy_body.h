@@ -49,20 +49,19 @@ void stream_copy(char* target, const char* source, int64_t bytes) {
     std::memcpy(target + i, source + i, static_cast<size_t>(bytes - i));
 }
 
-void stream_copy_to_all(char* const* targets, int64_t count, const char* source, int64_t bytes, const char* next,
-                        int64_t next_bytes) {
-    if (count == 0 || bytes == 0) return;
-    // Rows seldom begin and end with a line of the cache. The lines that two rows share are the only ones that a copy
-    // reads, and it would wait for each of them.
-    for (int64_t i = 0; i < count; ++i) {
-        __builtin_prefetch(targets[i], 1);
-        __builtin_prefetch(targets[i] + bytes - 1, 1);
-    }
-    const int64_t share = (next_bytes / line + count) / count * line;
-    for (int64_t i = 0; i < count; ++i) {
-        const int64_t end = smaller(next_bytes, (i + 1) * share);
-        for (int64_t ahead = i * share; ahead < end; ahead += line) __builtin_prefetch(next + ahead);
-        stream_copy(targets[i], source, bytes);
+// Reads go between the stores a few at a time: both wait for the same buffers when there are too many of them.
+void stream_and_read(char* target, const char* source, int64_t bytes, ReadAhead ahead) {
+    constexpr int64_t piece = 8 * line;
+    const int64_t pieces = (bytes + piece - 1) / piece;
+    const int64_t share = pieces == 0 ? 0 : (ahead.bytes / line + pieces) / pieces * line;
+    const auto misplaced = static_cast<int64_t>(reinterpret_cast<uintptr_t>(target) % line);
+    int64_t read = 0;
+    for (int64_t i = 0; i < bytes;) {
+        const int64_t end = smaller(bytes, i == 0 ? piece - misplaced : i + piece);
+        for (int64_t until = smaller(ahead.bytes, read + share); read < until; read += line)
+            __builtin_prefetch(ahead.first + read);
+        stream_copy(target + i, source + i, end - i);
+        i = end;
     }
 }
 
@@ -75,6 +74,6 @@ void end_streaming() {
 }  // namespace
 
 extern const CopyKernels MOE_COPY_TABLE;
-const CopyKernels MOE_COPY_TABLE = {stream_copy, stream_copy_to_all, end_streaming};
+const CopyKernels MOE_COPY_TABLE = {stream_copy, stream_and_read, end_streaming};
 
 }  // namespace moe

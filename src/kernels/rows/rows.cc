@@ -41,30 +41,41 @@ void narrow_double_row(const RowKernels& kernels, Dtype dtype, const double* sou
     narrow_row(kernels, dtype, scratch, target, n);
 }
 
-namespace {
-
-template <class T, class Kernel>
-float quantise_by_largest(float largest, Kernel quantise, const T* values, int8_t* codes, int64_t n) {
-    const float scale = largest / 127.0f;
-    if (scale == 0.0f || !std::isfinite(scale))
-        std::fill_n(codes, n, int8_t{0});
-    else
-        quantise(values, scale, codes, n);
-    return scale;
+float largest_magnitude(const RowKernels& kernels, Dtype dtype, const void* values, int64_t n) {
+    switch (dtype) {
+        case MOE_FLOAT16:
+            return kernels.largest_magnitude_f16(static_cast<const uint16_t*>(values), n);
+        case MOE_BFLOAT16:
+            return kernels.largest_magnitude_bf16(static_cast<const uint16_t*>(values), n);
+        default:
+            return kernels.largest_magnitude(static_cast<const float*>(values), n);
+    }
 }
 
-}  // namespace
+float scale_of_largest(float largest) {
+    return largest / 127.0f;
+}
+
+void quantise_by_scale(const RowKernels& kernels, Dtype dtype, const void* values, float scale, int8_t* codes,
+                       int64_t n) {
+    if (scale == 0.0f || !std::isfinite(scale)) {
+        std::fill_n(codes, n, int8_t{0});
+        return;
+    }
+    switch (dtype) {
+        case MOE_FLOAT16:
+            return kernels.quantise_f16(static_cast<const uint16_t*>(values), scale, codes, n);
+        case MOE_BFLOAT16:
+            return kernels.quantise_bf16(static_cast<const uint16_t*>(values), scale, codes, n);
+        default:
+            return kernels.quantise(static_cast<const float*>(values), scale, codes, n);
+    }
+}
 
 float quantise_row(const RowKernels& kernels, const float* values, int8_t* codes, int64_t n) {
-    return quantise_by_largest(kernels.largest_magnitude(values, n), kernels.quantise, values, codes, n);
-}
-
-float quantise_row(const RowKernels& kernels, Dtype dtype, const void* values, int8_t* codes, int64_t n) {
-    if (dtype == MOE_FLOAT32) return quantise_row(kernels, static_cast<const float*>(values), codes, n);
-    const auto* halves = static_cast<const uint16_t*>(values);
-    if (dtype == MOE_FLOAT16)
-        return quantise_by_largest(kernels.largest_magnitude_f16(halves, n), kernels.quantise_f16, halves, codes, n);
-    return quantise_by_largest(kernels.largest_magnitude_bf16(halves, n), kernels.quantise_bf16, halves, codes, n);
+    const float scale = scale_of_largest(kernels.largest_magnitude(values, n));
+    quantise_by_scale(kernels, MOE_FLOAT32, values, scale, codes, n);
+    return scale;
 }
 
 }  // namespace moe

@@ -140,25 +140,34 @@ inline int8_t code_of(float value) {
     return static_cast<int8_t>(static_cast<int32_t>(round_even(clamped)));
 }
 
-// Quantises a block with products by a reciprocal. Returns how close to a half the closest of them came, as the
-// distance from its integer.
+// Quantises a block with products by a reciprocal. False if one of them came so close to a half that the quotient may
+// be on its other side.
+constexpr float close_to_half = 0.5f - 0x1p-15f;
 #if defined(__AVX512F__)
-inline float quantise_block(const float* values, float reciprocal, int8_t* codes) {
+// Saturated. Packing takes turns between its operands, in every quarter.
+inline __m512i packed_in_order(const __m512i* integers) {
+    const __m512i bytes = _mm512_packs_epi16(_mm512_packs_epi32(integers[0], integers[1]),
+                                             _mm512_packs_epi32(integers[2], integers[3]));
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    return _mm512_permutexvar_epi32(order, bytes);
+}
+
+inline bool quantise_block(const float* values, float reciprocal, int8_t* codes) {
     __m512 furthest = _mm512_setzero_ps();
-    for (int64_t i = 0; i < quantised_block; i += 16) {
-        const __m512 product = _mm512_mul_ps(_mm512_loadu_ps(values + i), _mm512_set1_ps(reciprocal));
+    __m512i integers[4];
+    for (int64_t j = 0; j < 4; ++j) {
+        const __m512 product = _mm512_mul_ps(_mm512_loadu_ps(values + 16 * j), _mm512_set1_ps(reciprocal));
         // Conversion turns what is too large into the lowest integer.
         const __m512 bounded = _mm512_min_ps(product, _mm512_set1_ps(127.0f));
-        const __mmask16 is_number = _mm512_cmp_ps_mask(product, product, _CMP_ORD_Q);
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + i),
-                         _mm512_cvtsepi32_epi8(_mm512_maskz_cvtps_epi32(is_number, bounded)));
+        integers[j] = _mm512_maskz_cvtps_epi32(_mm512_cmp_ps_mask(product, product, _CMP_ORD_Q), bounded);
         // The larger magnitude of what was there and what rounding takes off.
         furthest = _mm512_range_ps(furthest, _mm512_reduce_ps(bounded, _MM_FROUND_TO_NEAREST_INT), 0x0B);
     }
-    return _mm512_reduce_max_ps(furthest);
+    _mm512_storeu_si512(codes, packed_in_order(integers));
+    return _mm512_cmp_ps_mask(furthest, _mm512_set1_ps(close_to_half), _CMP_GE_OQ) == 0;
 }
 #elif defined(__AVX2__)
-inline float quantise_block(const float* values, float reciprocal, int8_t* codes) {
+inline bool quantise_block(const float* values, float reciprocal, int8_t* codes) {
     const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7FFFFFFF));
     __m256 furthest = _mm256_setzero_ps();
     for (int64_t i = 0; i < quantised_block; i += 32) {
@@ -179,12 +188,10 @@ inline float quantise_block(const float* values, float reciprocal, int8_t* codes
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + i),
                             _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
     }
-    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(furthest), _mm256_extractf128_ps(furthest, 1));
-    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+    return _mm256_movemask_ps(_mm256_cmp_ps(furthest, _mm256_set1_ps(close_to_half), _CMP_GE_OQ)) == 0;
 }
 #else
-inline float quantise_block(const float* values, float reciprocal, int8_t* codes) {
+inline bool quantise_block(const float* values, float reciprocal, int8_t* codes) {
     constexpr float shift = 0x1.8p23f;
     int32_t furthest = 0;
     for (int64_t i = 0; i < quantised_block; ++i) {
@@ -198,7 +205,7 @@ inline float quantise_block(const float* values, float reciprocal, int8_t* codes
         const auto distance = static_cast<int32_t>(bits_of(bounded - (shifted - shift)) & 0x7FFFFFFFu);
         furthest = distance > furthest ? distance : furthest;
     }
-    return float_of(static_cast<uint32_t>(furthest));
+    return furthest < static_cast<int32_t>(bits_of(close_to_half));
 }
 #endif
 
@@ -206,24 +213,89 @@ inline float quantise_block(const float* values, float reciprocal, int8_t* codes
 // as the quotient unless a half lies between them. Both are within 2^-16 + 2^-17 of one another up to 128, where codes
 // end: the reciprocal, the product and the quotient each have a relative error of at most 2^-24. Blocks with a product
 // that is closer to a half than 2^-15 are divided. Divisors near the ends of the range have no useful reciprocal.
-template <class T, void (*widen)(const T*, float*, int64_t)>
-void quantise_values(const T* source, float divisor, int8_t* codes, int64_t n) {
-    float values[quantised_block];
+bool has_reciprocal(float divisor) {
     const float magnitude = float_of(bits_of(divisor) & 0x7FFFFFFFu);
-    const float reciprocal = 1.0f / divisor;
-    int64_t i = 0;
-    if (magnitude > 0x1p-100f && magnitude < 0x1p100f)
-        for (; i + quantised_block <= n; i += quantised_block) {
-            widen(source + i, values, quantised_block);
-            if (quantise_block(values, reciprocal, codes + i) < 0.5f - 0x1p-15f) continue;
-            for (int64_t j = 0; j < quantised_block; ++j) codes[i + j] = code_of(values[j] / divisor);
-        }
-    for (; i < n; i += quantised_block) {
+    return magnitude > 0x1p-100f && magnitude < 0x1p100f;
+}
+
+template <class T, void (*widen)(const T*, float*, int64_t)>
+void divide_values(const T* source, float divisor, int8_t* codes, int64_t n) {
+    float values[quantised_block];
+    for (int64_t i = 0; i < n; i += quantised_block) {
         const int64_t count = n - i < quantised_block ? n - i : quantised_block;
         widen(source + i, values, count);
         for (int64_t j = 0; j < count; ++j) codes[i + j] = code_of(values[j] / divisor);
     }
 }
+
+template <class T, void (*widen)(const T*, float*, int64_t)>
+void quantise_values(const T* source, float divisor, int8_t* codes, int64_t n) {
+    float values[quantised_block];
+    int64_t i = 0;
+    if (has_reciprocal(divisor))
+        for (; i + quantised_block <= n; i += quantised_block) {
+            widen(source + i, values, quantised_block);
+            if (!quantise_block(values, 1.0f / divisor, codes + i))
+                divide_values<T, widen>(source + i, divisor, codes + i, quantised_block);
+        }
+    divide_values<T, widen>(source + i, divisor, codes + i, n - i);
+}
+
+#if defined(__AVX512F__)
+// Without NaN and codes beyond their range there is half as much to do.
+inline bool round_products(const __m512* values, float reciprocal, __m512i* integers) {
+    __m512 furthest = _mm512_setzero_ps();
+    for (int64_t j = 0; j < 4; ++j) {
+        const __m512 product = _mm512_mul_ps(values[j], _mm512_set1_ps(reciprocal));
+        integers[j] = _mm512_cvtps_epi32(product);
+        furthest = _mm512_range_ps(furthest, _mm512_reduce_ps(product, _MM_FROUND_TO_NEAREST_INT), 0x0B);
+    }
+    return _mm512_cmp_ps_mask(furthest, _mm512_set1_ps(close_to_half), _CMP_GE_OQ) == 0;
+}
+
+inline bool quantise_block_f16(const uint16_t* source, float reciprocal, int8_t* codes) {
+    __m512 values[4];
+    for (int64_t j = 0; j < 4; ++j)
+        values[j] = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(source + 16 * j)));
+    __m512i integers[4];
+    const bool exact = round_products(values, reciprocal, integers);
+    _mm512_storeu_si512(codes, packed_in_order(integers));
+    return exact;
+}
+
+// Spread over two vectors in the very turns that packing takes afterwards.
+inline bool quantise_block_bf16(const uint16_t* source, float reciprocal, int8_t* codes) {
+    const __m512i zero = _mm512_setzero_si512();
+    __m512 values[4];
+    for (int64_t j = 0; j < 2; ++j) {
+        const __m512i halves = _mm512_loadu_si512(source + 32 * j);
+        values[2 * j] = _mm512_castsi512_ps(_mm512_unpacklo_epi16(zero, halves));
+        values[2 * j + 1] = _mm512_castsi512_ps(_mm512_unpackhi_epi16(zero, halves));
+    }
+    __m512i integers[4];
+    const bool exact = round_products(values, reciprocal, integers);
+    const __m512i bytes = _mm512_packs_epi16(_mm512_packs_epi32(integers[0], integers[1]),
+                                             _mm512_packs_epi32(integers[2], integers[3]));
+    _mm512_storeu_si512(codes, _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), bytes));
+    return exact;
+}
+
+template <bool (*quantise_block_of)(const uint16_t*, float, int8_t*), void (*widen)(const uint16_t*, float*, int64_t)>
+void quantise_halves(const uint16_t* source, float divisor, int8_t* codes, int64_t n) {
+    int64_t i = 0;
+    if (has_reciprocal(divisor))
+        for (; i + quantised_block <= n; i += quantised_block)
+            if (!quantise_block_of(source + i, 1.0f / divisor, codes + i))
+                divide_values<uint16_t, widen>(source + i, divisor, codes + i, quantised_block);
+    divide_values<uint16_t, widen>(source + i, divisor, codes + i, n - i);
+}
+
+constexpr auto quantise_f16_values = quantise_halves<quantise_block_f16, widen_f16_row>;
+constexpr auto quantise_bf16_values = quantise_halves<quantise_block_bf16, widen_bf16_row>;
+#else
+constexpr auto quantise_f16_values = quantise_values<uint16_t, widen_f16_row>;
+constexpr auto quantise_bf16_values = quantise_values<uint16_t, widen_bf16_row>;
+#endif
 
 void quantise_static_values(const float* source, float scale, float offset, int8_t* codes, int64_t n) {
     for (int64_t i = 0; i < n; ++i) codes[i] = code_of(source[i] * scale + offset);
@@ -254,8 +326,8 @@ const RowKernels MOE_ROWS_TABLE = {
     largest_magnitude_f16_row,
     largest_magnitude_bf16_row,
     quantise_values<float, copy_row>,
-    quantise_values<uint16_t, widen_f16_row>,
-    quantise_values<uint16_t, widen_bf16_row>,
+    quantise_f16_values,
+    quantise_bf16_values,
     quantise_static_values,
     map_row<exp_f32>,
     map_row<sigmoid_f32>,
