@@ -7,6 +7,7 @@ import numpy as np
 
 from moe_native import _core
 from moe_native.layout import NzArray
+from moe_native.packed import PackedWeight
 from moe_native.types import Array, ArrayLike, as_dtype
 
 _FLOAT32 = 0
@@ -22,7 +23,7 @@ def _output_dtype(dtype: Any) -> int:
 
 def npu_grouped_matmul_finalize_routing(
     x: ArrayLike,
-    w: ArrayLike | NzArray,
+    w: ArrayLike | NzArray | PackedWeight,
     group_list: ArrayLike,
     *,
     scale: ArrayLike | None = None,
@@ -54,10 +55,10 @@ def npu_grouped_matmul_finalize_routing(
     ----------
     x : array (m, k), int8
         Rows, those of one expert side by side.
-    w : array or NzArray, int8 or int32
+    w : array, NzArray or PackedWeight, int8 or int32
         Weights. int8: ``npu_format_cast(w, 29)`` of an (e, k, n) array, its storage (e, ceil(n / 32), ceil(k / 16),
         16, 32), or the (e, k, n) array itself, with equal results. int32: eight int4 along n each, low nibble
-        first, (e, k, ceil(n / 8)), likewise.
+        first, (e, k, ceil(n / 8)), likewise. Or ``pack(w)`` of any of these.
     group_list : array (e,), int64
         Rows of each expert (`group_list_type` 1) or their cumulative ends (0). Rows of x past the last one are
         ignored, whatever they and their `row_index` hold.
@@ -162,7 +163,7 @@ def npu_grouped_matmul_finalize_routing(
 
 def npu_grouped_matmul_swiglu_quant(
     x: ArrayLike,
-    weight: ArrayLike | NzArray,
+    weight: ArrayLike | NzArray | PackedWeight,
     group_list: ArrayLike,
     weight_scale: ArrayLike,
     x_scale: ArrayLike,
@@ -182,10 +183,10 @@ def npu_grouped_matmul_swiglu_quant(
     ----------
     x : array (m, k), int8
         Rows, those of one expert side by side.
-    weight : array or NzArray, int8 or int32
+    weight : array, NzArray or PackedWeight, int8 or int32
         Weights of e experts. int8: ``npu_format_cast(w, 29)`` of an (e, k, n) array, its storage (e, ceil(n / 32),
         ceil(k / 16), 16, 32), or the (e, k, n) array itself, with equal results. int32: eight int4 along n each,
-        low nibble first, (e, k, ceil(n / 8)), likewise.
+        low nibble first, (e, k, ceil(n / 8)), likewise. Or ``pack(weight)`` of any of these.
     group_list : array (length,), int64 or int32, length <= e
         Cumulative ends of the rows of each expert (`group_list_type` 0), or their number (1). Rows of x past the
         last one are not computed.

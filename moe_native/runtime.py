@@ -1,7 +1,7 @@
-"""Threads and limits of the calls of this process."""
+"""Threads, instruction sets and limits of the calls of this process."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
 
 from moe_native import _core
@@ -48,6 +48,63 @@ def get_num_threads() -> int:
     """
     threads: int = _core.get_num_threads()
     return threads
+
+
+class _IsaLimit(AbstractContextManager[None]):
+    """A limit that is in force already, and ends with its ``with`` block if it has one."""
+
+    def __init__(self, name: str | None) -> None:
+        self._previous: str = _core.get_isa_limit()
+        _core.set_isa_limit(name)
+
+    def __exit__(self, *exception: object) -> None:
+        _core.set_isa_limit(self._previous)
+
+
+def isa_limit(name: str | None) -> AbstractContextManager[None]:
+    """Restrict the kernels of this process to an instruction set and what lies below it.
+
+    Takes effect at once and stays; as a context manager it ends with the ``with`` block. Results do not depend on it,
+    except those of `npu_ffn` with floating weights. The environment variable ``MOE_NATIVE_ISA`` sets a limit for the
+    whole process.
+
+    Parameters
+    ----------
+    name : {"baseline", "avx2", "avx512", "avx512vnni", "avx512bf16"} or {"baseline", "neon", "dotprod", "i8mm"} or None
+        On x86-64 and on aarch64. None: whatever the processor has.
+
+    Returns
+    -------
+    context manager
+        Its end restores the limit that was in force before.
+
+    Raises
+    ------
+    RuntimeError
+        A name that is unknown, or of an instruction set that this processor lacks.
+
+    Examples
+    --------
+    >>> import moe_native
+    >>> with moe_native.isa_limit("baseline"):
+    ...     moe_native.get_isa_limit()
+    'baseline'
+    """
+    return _IsaLimit(name)
+
+
+def get_isa_limit() -> str:
+    """Return the highest instruction set that kernels may use now.
+
+    Examples
+    --------
+    >>> import moe_native
+    >>> with moe_native.isa_limit("baseline"):
+    ...     moe_native.get_isa_limit()
+    'baseline'
+    """
+    name: str = _core.get_isa_limit()
+    return name
 
 
 @contextmanager

@@ -155,7 +155,12 @@ def test_histogram_is_skewed():
 
 
 def test_directories():
-    for command, file in (("include-dir", "moe_native/moe_native.h"), ("cmake-dir", "moe_native-config.cmake")):
+    files = {
+        "include-dir": "moe_native/moe_native.h",
+        "cmake-dir": "moe_native-config.cmake",
+        "ascend-home": "include/acl/acl.h",
+    }
+    for command, file in files.items():
         result = CliRunner().invoke(app, [command])
         assert result.exit_code == 0
         assert (Path(result.stdout.strip()) / file).is_file()

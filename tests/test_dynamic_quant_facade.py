@@ -6,7 +6,8 @@ from cases.quant import DYNAMIC_QUANT, ROWS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moe_native import _core, limits, npu_dynamic_quant, npu_format_cast, set_num_threads
+import moe_native
+from moe_native import limits, npu_dynamic_quant, npu_format_cast, set_num_threads
 from moe_native.oracle import quant as oracle
 from moe_native.testing import assert_same_bits, bfloat16, guarded, is_untouched, read_only, round_to, strided
 
@@ -130,12 +131,12 @@ def test_any_number_of_threads(layer, threads):
 def test_every_instruction_set(layer):
     needed = npu_dynamic_quant(**layer)
     plain = npu_dynamic_quant(layer["input"].astype(np.float32))
-    _core.set_isa_limit("baseline")
+    moe_native.isa_limit("baseline")
     try:
         assert_same(npu_dynamic_quant(**layer), needed)
         assert_same(npu_dynamic_quant(layer["input"].astype(np.float32)), plain)
     finally:
-        _core.set_isa_limit(None)
+        moe_native.isa_limit(None)
 
 
 def test_split_batch(layer):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from cases.ffn import SCENARIOS, example, interval
 
-from moe_native import _core, npu_ffn, set_num_threads
+import moe_native
+from moe_native import npu_ffn, set_num_threads
 from moe_native.testing import assert_same_bits
 
 # Large enough that every thread gets a share, and experts of 1 to many rows.
@@ -89,12 +90,12 @@ def test_instruction_sets(scenario):
     try:
         for name in ("baseline", "avx2", "avx512", "avx512vnni", "avx512bf16", "neon", "dotprod", "i8mm"):
             try:
-                _core.set_isa_limit(name)
+                moe_native.isa_limit(name)
             except RuntimeError:  # not of this processor, or of another architecture
                 continue
             results[name] = npu_ffn(**layer)
     finally:
-        _core.set_isa_limit(None)
+        moe_native.isa_limit(None)
     fused = [r for name, r in results.items() if name != "baseline" or scenario.startswith("int8")]
     for result in fused:
         assert_same_bits(result, fused[0])

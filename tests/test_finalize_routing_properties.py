@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from moe_native import _core, npu_moe_finalize_routing, set_num_threads
+import moe_native
+from moe_native import npu_moe_finalize_routing, set_num_threads
 from moe_native.testing import assert_same_bits, bfloat16, random_bits
 
 
@@ -87,9 +88,9 @@ def test_every_instruction_set_gives_the_same_bits_of_nan_too(layer, dtype):
     try:
         for isa in ("baseline", "avx2", "avx512", "neon", "dotprod"):
             try:
-                _core.set_isa_limit(isa)
+                moe_native.isa_limit(isa)
             except RuntimeError:  # not of this processor, or of another architecture
                 continue
             assert_same_bits(npu_moe_finalize_routing(**layer), needed)
     finally:
-        _core.set_isa_limit(None)
+        moe_native.isa_limit(None)

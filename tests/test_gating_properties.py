@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+import moe_native
 from moe_native import (
-    _core,
     npu_ffn,
     npu_moe_compute_expert_tokens,
     npu_moe_gating_top_k,
@@ -55,17 +55,17 @@ def test_any_number_of_threads(name, x):
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_every_instruction_set(name, x):
-    best = _core.get_isa_limit()
+    best = moe_native.get_isa_limit()
     needed = OPERATORS[name](x)
     try:
         for isa in ("baseline", "avx2", "avx512", "neon", "dotprod"):
             try:
-                _core.set_isa_limit(isa)
+                moe_native.isa_limit(isa)
             except RuntimeError:  # not one of this processor
                 continue
             assert_all_same_bits(OPERATORS[name](x), needed)
     finally:
-        _core.set_isa_limit(best)
+        moe_native.isa_limit(best)
 
 
 @pytest.mark.parametrize("name", OPERATORS)

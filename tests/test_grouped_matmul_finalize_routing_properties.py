@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from cases.grouped_matmul import bits_as_int64, pack_int4
 
-from moe_native import _core, npu_format_cast, set_num_threads
+import moe_native
+from moe_native import npu_format_cast, set_num_threads
 from moe_native import npu_grouped_matmul_finalize_routing as combine
 from moe_native.testing import assert_same_bits, bfloat16
 
@@ -55,21 +56,23 @@ def test_rows_together_and_one_by_one(layer, count, storage):
     for row in {0, count // 2, count - 1}:
         alone = {name: values[row : row + 1] for name, values in rows.items()}
         call["row_index"] = np.array([0])
-        assert_same_bits(combine(**call, **alone, group_list=np.array([0, 1, 0, 0, 0, 0, 0, 0])), together[row : row + 1])
+        assert_same_bits(
+            combine(**call, **alone, group_list=np.array([0, 1, 0, 0, 0, 0, 0, 0])), together[row : row + 1]
+        )
 
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512", "avx512vnni"])
 def test_any_instruction_set(layer, isa):
     needed = combine(**layer)
     try:
-        _core.set_isa_limit(isa)
+        moe_native.isa_limit(isa)
     except RuntimeError as error:
         pytest.skip(str(error))
     try:
         assert_same_bits(combine(**layer), needed)
         assert_same_bits(combine(**(layer | {"w": npu_format_cast(layer["w"], 29)})), needed)
     finally:
-        _core.set_isa_limit("")
+        moe_native.isa_limit(None)
 
 
 def test_tiled_weight_equals_plain_weight(layer):

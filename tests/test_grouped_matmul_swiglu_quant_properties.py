@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from cases.grouped_matmul import bits_as_int64, pack_int4
 
-from moe_native import _core, npu_format_cast, set_num_threads
+import moe_native
+from moe_native import npu_format_cast, set_num_threads
 from moe_native import npu_grouped_matmul_swiglu_quant as swiglu_quant
 from moe_native.testing import assert_same_bits
 
@@ -52,14 +53,14 @@ def test_any_number_of_threads(layer, threads):
 def test_any_instruction_set(layer, isa):
     needed = swiglu_quant(**layer)
     try:
-        _core.set_isa_limit(isa)
+        moe_native.isa_limit(isa)
     except RuntimeError as error:
         pytest.skip(str(error))
     try:
         assert_same_results(swiglu_quant(**layer), needed)
         assert_same_results(swiglu_quant(**(layer | {"weight": npu_format_cast(layer["weight"], 29)})), needed)
     finally:
-        _core.set_isa_limit("")
+        moe_native.isa_limit(None)
 
 
 def test_tiled_weight_equals_plain_weight(layer):

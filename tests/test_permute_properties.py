@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from moe_native import _core, set_num_threads
+import moe_native
 from moe_native import _npu_moe_token_unpermute_with_routing_map as unpermute_all
 from moe_native import npu_moe_token_permute_with_routing_map as permute
 from moe_native import npu_moe_token_unpermute_with_routing_map as unpermute
+from moe_native import set_num_threads
 from moe_native.testing import assert_same_bits, bfloat16, random_bits
 
 FLOATS = [np.dtype(np.float32), np.dtype(np.float16), bfloat16]
@@ -170,13 +171,13 @@ def test_every_instruction_set_gives_the_same_bits(layer, drop_and_pad):
     try:
         for name in ("baseline", "avx2", "avx512", "neon", "dotprod"):
             try:
-                _core.set_isa_limit(name)
+                moe_native.isa_limit(name)
             except RuntimeError:  # not of this processor, or of another architecture
                 continue
             tried += 1
             assert_same_bits(back(layer, rows, index, drop_and_pad)[0], needed)
     finally:
-        _core.set_isa_limit(None)
+        moe_native.isa_limit(None)
     assert tried >= 1
 
 
@@ -194,9 +195,9 @@ def test_every_instruction_set_gives_the_same_bits_of_nan_too(layer, drop_and_pa
     try:
         for isa in ("baseline", "avx2", "avx512", "neon", "dotprod"):
             try:
-                _core.set_isa_limit(isa)
+                moe_native.isa_limit(isa)
             except RuntimeError:  # not of this processor, or of another architecture
                 continue
             assert_same_bits(back(layer, rows, index, drop_and_pad)[0], needed)
     finally:
-        _core.set_isa_limit(None)
+        moe_native.isa_limit(None)

@@ -12,7 +12,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 import moe_native
-from moe_native import _core, get_num_threads, limits, npu_moe_finalize_routing, set_num_threads
+from moe_native import get_num_threads, limits, npu_moe_finalize_routing, set_num_threads
 from moe_native.testing import assert_same_bits, bfloat16
 
 ROWS = np.arange(12, dtype=np.float32).reshape(4, 3)
@@ -150,15 +150,14 @@ except (ValueError, RuntimeError) as error:
 def test_instruction_set_from_the_environment():
     code = """
 import numpy as np, moe_native
-from moe_native import _core
 try:
     moe_native.npu_moe_finalize_routing(np.ones((1, 3), np.float32), None, None, None, None, np.zeros(1, np.int32))
-    print(_core.get_isa_limit())
+    print(moe_native.get_isa_limit())
 except RuntimeError as error:
     print(error)
 """
     assert run(code, MOE_NATIVE_ISA="baseline").stdout == "baseline\n"
-    assert run(code).stdout == _core.get_isa_limit() + "\n"
+    assert run(code).stdout == moe_native.get_isa_limit() + "\n"
     assert 'unknown instruction set "mmx"' in run(code, MOE_NATIVE_ISA="mmx").stdout
 
 
@@ -171,13 +170,13 @@ def test_every_instruction_set_gives_the_same_bits():
     try:
         for name in ("baseline", "avx2", "avx512", "avx512vnni", "avx512bf16", "neon", "dotprod", "i8mm"):
             try:
-                _core.set_isa_limit(name)
+                moe_native.isa_limit(name)
             except RuntimeError:  # not of this processor, or of another architecture
                 continue
             tried += 1
             assert_same_bits(combine(rows, index), needed)
     finally:
-        _core.set_isa_limit(None)
+        moe_native.isa_limit(None)
     assert tried >= 1
 
 

@@ -6,7 +6,8 @@ from cases.quant import PAIRS, SWIGLU, SWIGLU_BFLOAT16, SWIGLU_FLOAT16
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moe_native import _core, npu_format_cast, npu_swiglu, set_num_threads
+import moe_native
+from moe_native import npu_format_cast, npu_swiglu, set_num_threads
 from moe_native.oracle import quant as oracle
 from moe_native.testing import assert_same_bits, bfloat16, guarded, is_untouched, read_only, round_to, strided
 
@@ -141,11 +142,11 @@ def test_any_number_of_threads(dim, threads):
 def test_every_instruction_set(dtype):
     x = round_to(np.random.default_rng(5).normal(size=(30, 1030)) * 5, dtype)
     needed = npu_swiglu(x)
-    _core.set_isa_limit("baseline")
+    moe_native.isa_limit("baseline")
     try:
         assert_same_bits(npu_swiglu(x), needed)
     finally:
-        _core.set_isa_limit(None)
+        moe_native.isa_limit(None)
 
 
 def test_split_batch():

@@ -14,6 +14,7 @@
  * | MOE_FORMAT_ND, rank 3 | (e, k, n)           | int32 (e, k, ceil(n/8)), low nibble first; MOE_INT4 (e, k, n) |
  * | MOE_FORMAT_ND, rank 5 | (e, n1, k1, 16, 32) | int32 (e, n1, k1, 16, c0); MOE_INT4 (e, n1, k1, 16, 64)       |
  * | MOE_FORMAT_NZ         | shape as in the first row, storage_shape as in the second                          |
+ * | MOE_FORMAT_PACKED     | what moe_packed_view made: (e, k, n)                                                 |
  *
  * with k1 = ceil(k / 16), n1 = ceil(n / columns of a tile). What tiles hold beyond k and n is not used. Plain
  * weights are read where they are, whatever their strides.

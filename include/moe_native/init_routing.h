@@ -23,8 +23,8 @@
  *                                 not routed or dropped (rows cut off by active_num keep their number, >= R).
  *                                 1: sorted, then the entries with ids >= e ordered by (id, f), then those with ids
  *                                 < s by f; an id of INT32_MAX counts among the last
- *   expert_token_cumsum_or_count  int64, entries of each expert of the range before anything is cut or dropped.
- *                                 expert_tokens_num_type 0: (e-s,) their running sum. 1: (e-s,) their number.
+ *   expert_token_cumsum_or_count  int64 (types 0 and 1 also int32), entries of each expert of the range before anything
+ *                                 is cut or dropped. expert_tokens_num_type 0: (e-s,) their running sum. 1: (e-s,) their number.
  *                                 2: (E, 2) pairs (expert, number) of those that have any, then zeros.
  *                                 Undefined when expert_tokens_num_flag is false
  *   expanded_scale                float32 (R,), or (E*C,) with drop_pad_mode 1. quant_mode -1: scale of the row's

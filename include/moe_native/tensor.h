@@ -37,13 +37,16 @@ typedef enum moe_dtype {
 typedef enum moe_format {
     MOE_FORMAT_ND = 2,  /* plain, described by shape and stride */
     MOE_FORMAT_NZ = 29, /* FRACTAL_NZ: tiles of 16 rows by c0 columns; described by storage_shape, contiguous */
+    /* Of this library only: the contents of a packed weight, contiguous; described by storage_shape. See pack.h. */
+    MOE_FORMAT_PACKED = 1000,
     MOE_FORMAT_RANGE = INT32_MAX
 } moe_format;
 
 /* A tensor does not own its memory. `stride` is in bytes and may be zero, negative, or no multiple of the
  * item size; operators copy what is not contiguous into their workspace. With MOE_FORMAT_NZ `shape` is the
  * logical shape (..., k, n), `storage_shape` is (..., n1, k1, 16, c0), the memory is contiguous and `stride` is
- * not used. */
+ * not used; likewise with MOE_FORMAT_PACKED, where the shape is (e, k, n) and `storage_shape` is (e, ceil(n / 32),
+ * bytes of 32 columns, number of the layout). */
 typedef struct moe_tensor {
     void* data;
     moe_dtype dtype;

@@ -129,13 +129,19 @@ cdef bint bounds_meet(cnp.ndarray a, cnp.ndarray b):
     return a_first < b_end and b_first < a_end
 
 
-# Set by moe_native.layout, which stands above this layer.
+# Set by moe_native.layout and moe_native.packed, which stand above this layer.
 cdef object nz_array_class = ()
+cdef object packed_weight_class = ()
 
 
 def set_nz_array_class(cls):
     global nz_array_class
     nz_array_class = cls
+
+
+def set_packed_weight_class(cls):
+    global packed_weight_class
+    packed_weight_class = cls
 
 
 cdef class Scratch:
@@ -162,6 +168,19 @@ cdef object scratch_of_thread = threading.local()
 
 # A larger workspace, as a copy of a large strided input needs, is returned to the system after the call.
 cdef uint64_t largest_kept_scratch = 64 << 20
+
+
+# How many calls of `watched` are under way, in any thread: while there is none, plans are not looked at.
+cdef int watchers = 0
+
+
+cdef int keep_plan(str op, const moe_plan* plan) except -1:
+    cdef int i
+    plans = getattr(scratch_of_thread, "plans", None)
+    if plans is not None:
+        pieces = tuple([(plan.pieces[i].name.decode(), plan.pieces[i].size) for i in range(plan.piece_count)])
+        plans.append((op, plan.threads, plan.workspace_size, pieces))
+    return 0
 
 
 cdef enum:
@@ -228,8 +247,18 @@ cdef class Call:
             tensor.shape[d] = shape[d]
         return tensor
 
+    cdef moe_tensor* packed_view(self, str name, cnp.ndarray array) except NULL:
+        """The next tensor view, of a packed weight: the core reads and checks its header."""
+        cdef moe_tensor* tensor = &self.tensors[self.count]
+        fail_if(moe_packed_view(cnp.PyArray_DATA(array), cnp.PyArray_NBYTES(array), tensor))
+        self.count += 1
+        self.inputs.append((name, array))
+        return tensor
+
     cdef moe_tensor* matrix(self, str name, object value) except? NULL:
-        """An array argument that may be an NzArray; None is absent (null)."""
+        """An array argument that may be an NzArray or a PackedWeight; None is absent (null)."""
+        if isinstance(value, packed_weight_class):
+            return self.packed_view(name, value.array)
         if not isinstance(value, nz_array_class):
             return self.input(name, value)
         storage = value.storage
@@ -303,6 +332,8 @@ cdef class Call:
             self.refuse_overlap()
         if plan_it(args, &plan) != 0:
             raise_last_error()
+        if watchers > 0:
+            keep_plan(self.op, &plan)
         if plan.workspace_size > 0:
             scratch = getattr(scratch_of_thread, "scratch", None)
             if scratch is None or plan.workspace_size > largest_kept_scratch:

@@ -60,10 +60,17 @@ cdef extern from "moe_native/moe_native.h" nogil:
         int64_t[8] storage_shape
 
     const char* moe_dtype_name(moe_dtype)
+    moe_tensor moe_tensor_make(void*, moe_dtype, int32_t, const int64_t*)
+
+    ctypedef struct moe_plan_piece:
+        const char* name
+        uint64_t size
 
     ctypedef struct moe_plan:
         uint64_t workspace_size
         int32_t threads
+        int32_t piece_count
+        moe_plan_piece[32] pieces
 
     ctypedef enum moe_data_policy:
         MOE_DATA_REJECT

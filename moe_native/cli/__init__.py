@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import sys
 import time
@@ -112,6 +113,82 @@ def include_dir() -> None:
 def cmake_dir() -> None:
     """Print the directory of the CMake package, to be given as moe_native_DIR."""
     print(_installed("lib", "cmake", "moe_native"))
+
+
+@app.command()
+def ascend_home() -> None:
+    """Print the directory to be given as ASCEND_HOME_PATH to programs that use the aclnn interface."""
+    try:
+        print(moe_native.ascend_home())
+    except FileNotFoundError as error:
+        raise SystemExit(str(error)) from None
+
+
+@app.command()
+def info() -> None:
+    """Print version, build, instruction sets, threads and kernels of this installation."""
+    moe_native.show_config()
+
+
+@app.command()
+def bench(
+    item: Annotated[list[str] | None, typer.Option(help="Items whose names contain this; may be repeated.")] = None,
+    shapes: Annotated[str, typer.Option(help="table, off-table, models, or the path of a TOML file.")] = "table",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads; the default is one per core.")] = None,
+    repeat: Annotated[int, typer.Option(min=1, help="Repeats, of which medians are taken.")] = 15,
+    isa: Annotated[str | None, typer.Option(help="Highest instruction set of ours and of the limits.")] = None,
+    peers: Annotated[
+        str | None,
+        typer.Option(
+            help="numpy, torch (with oneDNN), torch-compile; each with those before. Default: what is installed."
+        ),
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write everything to this file.")] = None,
+    markdown_file: Annotated[Path | None, typer.Option("--markdown", help="Write the table to this file.")] = None,
+    png_file: Annotated[Path | None, typer.Option("--png", help="Draw the roofline into this file.")] = None,
+    scaling: Annotated[
+        bool, typer.Option(help="Instead: cost per token from 1 token to many, with one thread and with all.")
+    ] = False,
+    probe_mib: Annotated[
+        int | None, typer.Option(min=1, help="Buffer of the memory limits; the default is 5 times the largest cache.")
+    ] = None,
+) -> None:
+    """Measure operators against peers and against the limits of this machine.
+
+    Needs the packages of the extra `bench`.
+    """
+    from moe_native.benchmarks import items, report, run
+    from moe_native.benchmarks import peers as all_peers
+    from moe_native.benchmarks.limits import Prober
+
+    shapes = "scaling" if scaling and shapes == "table" else shapes
+    path = Path(shapes) if shapes.endswith(".toml") else items.SHAPES / f"{shapes}.toml"
+    if not path.is_file():
+        raise typer.BadParameter(f"no shapes {shapes}")
+    if not any(wanted in spec["name"] for spec in items.load(path) for wanted in item or [""]):
+        raise typer.BadParameter(f"no item of {shapes} has a name with {item}")
+    try:
+        peer = items.Peer(peers or ("torch" if all_peers.available() else "numpy"))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if isa is not None:
+        moe_native.isa_limit(isa)
+    if threads is not None:
+        moe_native.set_num_threads(threads)
+    prober = Prober() if probe_mib is None else Prober(probe_mib << 20)
+    with report.progress() as tick:
+        seen: run.Result = (
+            run.scaling(path, item or [], prober, repeat, tick)
+            if scaling
+            else run.table(path, item or [], prober, repeat, tick, peer)
+        )
+    seen.show()
+    if json_file is not None:
+        json_file.write_text(json.dumps(seen.record(), indent=1) + "\n")
+    if markdown_file is not None:
+        markdown_file.write_text(seen.markdown())
+    if png_file is not None:
+        seen.picture(png_file)
 
 
 def main() -> None:

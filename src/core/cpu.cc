@@ -74,11 +74,29 @@ Status find(const char* name, const char* argument, Isa* isa) {
 
 // -1 until it is known, so that the environment is read at the first call and not at load.
 std::atomic<int> limit{-1};
+std::atomic<const char*> origin{""};
+
+struct Choice {
+    const void* rows;
+    int row;
+};
+constexpr int most_choices = 32;
+struct Choices {
+    bool watching;
+    int count;
+    Choice made[most_choices];
+};
+thread_local Choices choices{};
+
+const char* environment() {
+    const char* name = std::getenv("MOE_NATIVE_ISA");
+    return name == nullptr ? "" : name;
+}
 
 Status from_environment(Isa* isa) {
-    const char* name = std::getenv("MOE_NATIVE_ISA");
+    const char* name = environment();
     *isa = detected();
-    return name == nullptr || name[0] == '\0' ? static_cast<Status>(MOE_OK) : find(name, "MOE_NATIVE_ISA", isa);
+    return name[0] == '\0' ? static_cast<Status>(MOE_OK) : find(name, "MOE_NATIVE_ISA", isa);
 }
 
 }  // namespace
@@ -88,8 +106,38 @@ Status isa_environment() {
     Isa isa;
     MOE_TRY(from_environment(&isa));
     int unknown = -1;
-    limit.compare_exchange_strong(unknown, static_cast<int>(isa), std::memory_order_relaxed);
+    if (limit.compare_exchange_strong(unknown, static_cast<int>(isa), std::memory_order_relaxed))
+        origin.store(environment()[0] == '\0' ? "processor" : "MOE_NATIVE_ISA", std::memory_order_relaxed);
     return MOE_OK;
+}
+
+const char* isa_name(Isa isa) {
+    return names[static_cast<int>(isa)];
+}
+
+Isa isa_of_processor() {
+    return detected();
+}
+
+const char* isa_origin() {
+    isa_limit();
+    return origin.load(std::memory_order_relaxed);
+}
+
+void watch_choices(bool watch) {
+    if (watch) choices.count = 0;
+    choices.watching = watch;
+}
+
+bool was_chosen(const void* rows, int row) {
+    for (int i = 0; i < choices.count; ++i)
+        if (choices.made[i].rows == rows && choices.made[i].row == row) return true;
+    return false;
+}
+
+void note_choice(const void* rows, int row) {
+    if (!choices.watching || choices.count == most_choices || was_chosen(rows, row)) return;
+    choices.made[choices.count++] = {rows, row};
 }
 
 Isa isa_limit() {
@@ -106,9 +154,11 @@ moe_status moe_set_isa_limit(const char* name) {
     moe::Isa isa = moe::detected();
     if (name != nullptr && name[0] != '\0') MOE_TRY(moe::find(name, "isa", &isa));
     moe::limit.store(static_cast<int>(isa), std::memory_order_relaxed);
+    moe::origin.store(name != nullptr && name[0] != '\0' ? "moe_set_isa_limit" : "processor",
+                      std::memory_order_relaxed);
     return MOE_OK;
 }
 
 const char* moe_get_isa_limit(void) {
-    return moe::names[static_cast<int>(moe::isa_limit())];
+    return moe::isa_name(moe::isa_limit());
 }

@@ -20,8 +20,16 @@ enum class Isa {
 #endif
 };
 
+const char* isa_name(Isa isa);
+
+// The highest set that this processor has.
+Isa isa_of_processor();
+
 // The highest set that may be used: what the processor has, within the limit set by the user.
 Isa isa_limit();
+
+// What has set it: "processor", "MOE_NATIVE_ISA" or "moe_set_isa_limit".
+const char* isa_origin();
 
 // Fails when MOE_NATIVE_ISA names a set that is unknown or missing here.
 Status isa_environment();
@@ -34,6 +42,12 @@ struct KernelRow {
     const Table* table;
 };
 
+// Choices of kernels that this thread has made since it started to watch, if it did: a list of rows is known by its
+// address.
+void watch_choices(bool watch);
+void note_choice(const void* rows, int row);
+bool was_chosen(const void* rows, int row);
+
 // The best row within the limit. Rows stand in ascending order, the first is for every processor.
 template <class Table, int count>
 const Table& choose(const KernelRow<Table> (&rows)[count]) {
@@ -41,6 +55,7 @@ const Table& choose(const KernelRow<Table> (&rows)[count]) {
     int best = 0;
     for (int i = 1; i < count; ++i)
         if (rows[i].isa <= limit) best = i;
+    note_choice(rows, best);
     return *rows[best].table;
 }
 

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "core/nz.h"
+#include "core/packed.h"
 
 namespace moe {
 namespace {
@@ -29,7 +30,7 @@ void append_shape(char* text, size_t capacity, size_t* used, int32_t rank, const
 }
 
 Status well_formed(const Tensor& tensor, const char* name) {
-    if (tensor.format != MOE_FORMAT_ND && tensor.format != MOE_FORMAT_NZ)
+    if (tensor.format != MOE_FORMAT_ND && tensor.format != MOE_FORMAT_NZ && !is_packed(tensor))
         return fail(MOE_ERROR_INVALID, Kind::value, name, "storage format %d, needed 2 (ND) or 29 (FRACTAL_NZ)",
                     static_cast<int>(tensor.format));
     if (tensor.dtype != MOE_INT4 && moe_dtype_size(tensor.dtype) == 0)
@@ -54,7 +55,7 @@ Status well_formed(const Tensor& tensor, const char* name) {
     MOE_TRY(dimensions(tensor.rank, tensor.shape, "shape"));
     if (tensor.format == MOE_FORMAT_ND) return MOE_OK;
     MOE_TRY(dimensions(tensor.storage_rank, tensor.storage_shape, "storage shape"));
-    return nz_consistent(tensor, name);
+    return is_packed(tensor) ? packed_consistent(tensor, name) : nz_consistent(tensor, name);
 }
 
 }  // namespace
@@ -71,7 +72,7 @@ int64_t contiguous_bytes(Dtype dtype, int64_t count) {
 
 bool is_contiguous(const Tensor& tensor) {
     const int64_t size = moe_dtype_size(tensor.dtype);
-    if (tensor.format == MOE_FORMAT_NZ || tensor.dtype == MOE_INT4) return true;
+    if (tensor.format != MOE_FORMAT_ND || tensor.dtype == MOE_INT4) return true;
     if (reinterpret_cast<uintptr_t>(tensor.data) % size != 0) return false;
     int64_t expected = size;
     for (int32_t d = tensor.rank - 1; d >= 0; --d) {
@@ -95,6 +96,7 @@ Description describe(const Tensor& tensor) {
     append(out.text, sizeof out.text, &used, "%s ", moe_dtype_name(tensor.dtype));
     append_shape(out.text, sizeof out.text, &used, tensor.rank, tensor.shape);
     if (tensor.format == MOE_FORMAT_NZ) append(out.text, sizeof out.text, &used, " in FRACTAL_NZ");
+    if (is_packed(tensor)) append(out.text, sizeof out.text, &used, ", packed");
     return out;
 }
 

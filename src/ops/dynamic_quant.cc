@@ -4,6 +4,8 @@
 #include "core/op.h"
 #include "kernels/rows/rows.h"
 #include "moe_native/quant.h"
+#include "ops/row_copies.h"
+#include "ops/row_quantiser.h"
 
 namespace moe {
 namespace {
@@ -35,8 +37,9 @@ class DynamicQuant {
         y_.book(args_.y, "y", ledger);
         scale_.book(args_.scale, "scale", ledger);
         ends_piece_ = ledger.book<int64_t>("ends of groups", groups_);
-        if (needs_buffer())
-            buffers_ = ledger.book<float>("rows in float32", std::min<int64_t>(ledger.threads(), rows_) * hidden_);
+        const int64_t threads = std::min<int64_t>(ledger.threads(), rows_);
+        if (args_.smooth_scales != nullptr) values_ = ledger.book<float>("rows in float32", threads * hidden_);
+        codes_ = ledger.book<int8_t>("rows in int8", threads * 2 * hidden_);
     }
 
     Status run(const Workspace& workspace, const RunContext& context) {
@@ -47,17 +50,14 @@ class DynamicQuant {
             ends_ = workspace.at<int64_t>(ends_piece_);
             MOE_TRY(resolve_groups(context));
         }
-        const RowKernels& kernels = row_kernels();
         // A thread pays from about 64 KiB of rows on.
         const int64_t grain = 1 + 16 * 1024 / std::max<int64_t>(1, hidden_);
+        const RowCopies copies(y_.data<char>(), rows_, hidden_);
         parallel_ranges(workspace.threads(), rows_, grain, [&](int thread, int64_t begin, int64_t end) {
-            float* buffer = workspace.at<float>(buffers_);
-            if (buffer != nullptr) buffer += thread * hidden_;
-            int64_t group = index_ ? std::upper_bound(ends_, ends_ + groups_, begin) - ends_ : 0;
-            for (int64_t row = begin; row < end; ++row) {
-                while (index_ && group < groups_ && ends_[group] <= row) ++group;
-                quantise(kernels, row, group, buffer);
-            }
+            float* values = workspace.at<float>(values_);
+            int8_t* codes = workspace.at<int8_t>(codes_);
+            quantise(copies, begin, end, values == nullptr ? nullptr : values + thread * hidden_,
+                     codes == nullptr ? nullptr : codes + thread * 2 * hidden_);
         });
         y_.store();
         scale_.store();
@@ -65,11 +65,6 @@ class DynamicQuant {
     }
 
   private:
-    static constexpr int64_t tile = 1024;
-
-    // Plain float32 rows are quantised where they lie.
-    bool needs_buffer() const { return args_.smooth_scales != nullptr || args_.input->dtype != MOE_FLOAT32; }
-
     Status check_present(Outputs outputs) const {
         MOE_TRY(required(args_.input, "input"));
         if (outputs == Outputs::checked) {
@@ -151,32 +146,34 @@ class DynamicQuant {
                                 "the number of rows as the last end");
     }
 
-    void quantise(const RowKernels& kernels, int64_t row, int64_t group, float* buffer) const {
+    // Rows [begin, end). Codes that the caches do not hold are written from a copy, while the next row is quantised.
+    void quantise(const RowCopies& copies, int64_t begin, int64_t end, float* values, int8_t* codes) const {
         const Dtype dtype = args_.input->dtype;
-        const char* source = input_.data<char>() + row * hidden_ * moe_dtype_size(dtype);
-        int8_t* codes = y_.data<int8_t>() + row * hidden_;
-        float* scale = scale_.data<float>() + row;
-        if (hidden_ == 0) {
-            *scale = 0.0f;
-            return;
-        }
-        if (buffer == nullptr) {
-            *scale = quantise_row(kernels, reinterpret_cast<const float*>(source), codes, hidden_);
-            return;
-        }
-        widen_row(kernels, dtype, source, buffer, hidden_);
-        if (smooth_ && (!index_ || group < groups_)) multiply_by_smooth(kernels, group, buffer);
-        *scale = quantise_row(kernels, buffer, codes, hidden_);
-    }
-
-    void multiply_by_smooth(const RowKernels& kernels, int64_t group, float* buffer) const {
-        const Dtype dtype = args_.input->dtype;
-        float factors[tile];
-        for (int64_t column = 0; column < hidden_; column += tile) {
-            const int64_t n = std::min(tile, hidden_ - column);
-            widen_row(kernels, dtype, smooth_.data<char>() + (group * hidden_ + column) * moe_dtype_size(dtype),
-                      factors, n);
-            kernels.multiply(buffer + column, factors, n);
+        const int64_t row_bytes = hidden_ * moe_dtype_size(dtype);
+        RowQuantiser quantiser(row_kernels(), dtype, dtype, nullptr, hidden_, values);
+        RowCopies::Targets targets(copies);
+        int64_t group = index_ ? std::upper_bound(ends_, ends_ + groups_, begin) - ends_ : 0;
+        const auto input_row = [&](int64_t row) { return input_.data<char>() + row * row_bytes; };
+        const auto codes_of = [&](int64_t row) {
+            return copies.streams() ? codes + row % 2 * hidden_ : y_.data<int8_t>() + row * hidden_;
+        };
+        const auto begin_row = [&](int64_t row) {
+            while (index_ && group < groups_ && ends_[group] <= row) ++group;
+            const bool smooth = smooth_ && (!index_ || group < groups_);
+            quantiser.begin({input_row(row), smooth ? smooth_.data<char>() + group * row_bytes : nullptr},
+                            codes_of(row), input_row(std::min(row + 1, end - 1)));
+        };
+        begin_row(begin);
+        quantiser.complete();
+        for (int64_t row = begin; row < end; ++row) {
+            scale_.data<float>()[row] = quantiser.scale();
+            if (row + 1 < end) begin_row(row + 1);
+            const char* source = reinterpret_cast<const char*>(codes_of(row));
+            if (copies.streams()) {
+                targets.add(row, source);
+                targets.copy(source, {nullptr, 0});
+            }
+            if (row + 1 < end) quantiser.complete();
         }
     }
 
@@ -186,7 +183,7 @@ class DynamicQuant {
     int64_t groups_ = 0;
     Input input_, smooth_, index_;
     Output y_, scale_;
-    Piece ends_piece_, buffers_;
+    Piece ends_piece_, values_, codes_;
     int64_t* ends_ = nullptr;
 };
 

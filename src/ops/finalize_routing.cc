@@ -4,6 +4,7 @@
 #include "core/op.h"
 #include "kernels/rows/rows.h"
 #include "moe_native/finalize.h"
+#include "ops/combine_rows.h"
 
 namespace moe {
 namespace {
@@ -40,6 +41,8 @@ class FinalizeRouting {
         // Expert ids are not read without a bias: their memory may hold, or be, anything.
         if (args_.bias != nullptr) expert_.book(args_.export_for_source_row, "export_for_source_row", ledger);
         out_.book(args_.out, "out", ledger);
+        terms_ = ledger.book("terms", combine_terms_bytes(ledger.threads(), experts_per_token_));
+        if (padded()) zeros_ = ledger.book("row of zeros", static_cast<uint64_t>(row_bytes_));
     }
 
     Status run(const Workspace& workspace, const RunContext& context) {
@@ -48,19 +51,22 @@ class FinalizeRouting {
         MOE_TRY(out_.load(workspace));
         MOE_TRY(check_indices(context));
         const RowKernels& kernels = row_kernels();
-        // A thread pays from about 64 KiB of combined rows on.
-        const int64_t grain = 1 + 16 * 1024 / (experts_per_token_ * hidden_);
-        parallel_ranges(workspace.threads(), tokens_, grain, [&](int, int64_t begin, int64_t end) {
-            for (int64_t token = begin; token < end; ++token) combine(kernels, token);
-        });
+        char* const zeros = workspace.at<char>(zeros_);
+        if (padded()) std::fill_n(zeros, row_bytes_, char{0});
+        const int64_t skips = (skip1_ ? 1 : 0) + (skip2_ ? 1 : 0);
+        const CombineProblem problem = {args_.out->dtype,
+                                        tokens_,
+                                        hidden_,
+                                        experts_per_token_,
+                                        tokens_ * (experts_per_token_ + skips),
+                                        workspace.at<CombineTerm>(terms_)};
+        combine_rows(problem, workspace.threads(),
+                     [&](int64_t token, CombineTerm* terms) { return describe(kernels, token, zeros, terms); });
         out_.store();
         return MOE_OK;
     }
 
   private:
-    // The accumulator and one widened row stay in the first-level cache.
-    static constexpr int64_t tile = 1024;
-
     bool padded() const { return args_.drop_pad_mode == 1 || args_.drop_pad_mode == 3; }
 
     Status check_present(Outputs outputs) const {
@@ -135,6 +141,7 @@ class FinalizeRouting {
                         static_cast<long long>(indices), static_cast<long long>(experts_per_token_));
         tokens_ = indices / experts_per_token_;
         hidden_ = rows.shape[rows.rank - 1];
+        row_bytes_ = hidden_ * moe_dtype_size(rows.dtype);
         row_count_ = element_count(rows) / hidden_;
         if (!padded() && row_count_ != indices)
             return fail(MOE_ERROR_TILING, Kind::shape, "expanded_permuted_rows",
@@ -179,44 +186,24 @@ class FinalizeRouting {
         return MOE_OK;
     }
 
-    void combine(const RowKernels& kernels, int64_t token) const {
-        float sum[tile];
-        float row[tile];
-        float addend[tile];
-        const Dtype dtype = args_.expanded_permuted_rows->dtype;
-        for (int64_t column = 0; column < hidden_; column += tile) {
-            const int64_t n = std::min(tile, hidden_ - column);
-            const auto widen = [&](const Input& input, int64_t line, float* target) {
-                const int64_t offset = (line * hidden_ + column) * moe_dtype_size(dtype);
-                widen_row(kernels, dtype, input.data<char>() + offset, target, n);
-            };
-            std::fill_n(sum, n, 0.0f);
-            if (skip1_) widen(skip1_, token, sum);
-            if (skip2_) {
-                widen(skip2_, token, addend);
-                kernels.add(sum, addend, n);
-            }
-            for (int64_t k = 0; k < experts_per_token_; ++k) {
-                const int64_t source = index_.data<int32_t>()[index_position(token, k)];
-                const int64_t expert = bias_ ? expert_.data<int32_t>()[token * experts_per_token_ + k] : 0;
-                const bool bad_index = source < -1 || source >= row_count_ || (source == -1 && !padded());
-                const bool bad_expert = bias_ && (expert < 0 || expert >= experts_);
-                if (bad_index || bad_expert) continue;  // counted by check_indices
-                if (source == -1)
-                    std::fill_n(row, n, 0.0f);
-                else
-                    widen(rows_, source, row);
-                if (bias_) {
-                    widen(bias_, expert, addend);
-                    kernels.add(row, addend, n);
-                }
-                if (scales_)
-                    kernels.add_scaled(sum, row, scale_of(kernels, token, k), n);
-                else
-                    kernels.add(sum, row, n);
-            }
-            narrow_row(kernels, dtype, sum, out_.data<char>() + (token * hidden_ + column) * moe_dtype_size(dtype), n);
+    const char* row_of(const Input& input, int64_t row) const {
+        return input ? input.data<char>() + row * row_bytes_ : nullptr;
+    }
+
+    // Leaves out the terms that check_indices counted.
+    CombineSum describe(const RowKernels& kernels, int64_t token, const char* zeros, CombineTerm* terms) const {
+        int64_t count = 0;
+        for (int64_t k = 0; k < experts_per_token_; ++k) {
+            const int64_t source = index_.data<int32_t>()[index_position(token, k)];
+            const int64_t expert = bias_ ? expert_.data<int32_t>()[token * experts_per_token_ + k] : 0;
+            const bool bad_index = source < -1 || source >= row_count_ || (source == -1 && !padded());
+            const bool bad_expert = bias_ && (expert < 0 || expert >= experts_);
+            if (bad_index || bad_expert) continue;
+            terms[count++] = {source == -1 ? zeros : row_of(rows_, source), row_of(bias_, expert),
+                              scales_ ? scale_of(kernels, token, k) : 1.0f};
         }
+        return {
+            0.0f, {row_of(skip1_, token), row_of(skip2_, token)}, terms, count, out_.data<char>() + token * row_bytes_};
     }
 
     int64_t index_position(int64_t token, int64_t k) const {
@@ -235,10 +222,12 @@ class FinalizeRouting {
     int64_t tokens_ = 0;
     int64_t experts_per_token_ = 0;
     int64_t hidden_ = 0;
+    int64_t row_bytes_ = 0;
     int64_t row_count_ = 0;
-    int64_t experts_ = 0;
+    int64_t experts_ = 0;  // of the bias
     Input rows_, skip1_, skip2_, bias_, scales_, index_, expert_;
     Output out_;
+    Piece terms_, zeros_;
 };
 
 }  // namespace

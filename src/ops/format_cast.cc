@@ -3,8 +3,10 @@
 #include <cstring>
 #include <type_traits>
 
+#include "core/cache.h"
 #include "core/nz.h"
 #include "core/op.h"
+#include "core/packed.h"
 #include "kernels/copy/copy.h"
 #include "moe_native/format.h"
 
@@ -31,6 +33,8 @@ class FormatCast {
             return fail(MOE_ERROR_INVALID, Kind::value, "acl_format", "%d, needed 2 (ND) or 29 (FRACTAL_NZ)",
                         static_cast<int>(args_.acl_format));
         MOE_TRY(check_dtype());
+        if (is_packed(*args_.input))
+            return fail(MOE_ERROR_INVALID, Kind::value, "input", "a packed weight, needed ND or FRACTAL_NZ");
         if (args_.input->format == args_.acl_format)
             return fail(MOE_ERROR_RUNTIME, Kind::value, "input", "in format %d already, needed the other one",
                         static_cast<int>(args_.acl_format));
@@ -136,7 +140,7 @@ class FormatCast {
         row_stride_ = plain.stride[plain.rank - 2];
         column_stride_ = plain.stride[plain.rank - 1];
         side_by_side_ = column_stride_ == size() || layout_.n == 1;
-        streaming_ = element_count(plain) * size() >= streaming_bytes;
+        streaming_ = outgrows_caches(element_count(plain) * size()) ? &copy_kernels() : nullptr;
     }
 
     Matrix matrix_of(const Tensor& nz, const Tensor& plain, int64_t matrix) const {
@@ -163,8 +167,8 @@ class FormatCast {
     int64_t columns_in(int64_t b) const { return std::min(layout_.c0, layout_.n - b * layout_.c0); }
 
     void put(char* target, const char* source, int64_t bytes) const {
-        if (streaming_)
-            stream_copy(target, source, bytes);
+        if (streaming_ != nullptr)
+            streaming_->stream(target, source, bytes);
         else
             std::memcpy(target, source, static_cast<size_t>(bytes));
     }
@@ -181,7 +185,7 @@ class FormatCast {
                                 const int64_t first = i % steps * step;
                                 body(matrix_of(nz, plain, i / steps), first, std::min(tiles, first + step));
                             }
-                            end_streaming();
+                            if (streaming_ != nullptr) streaming_->end();
                         });
     }
 
@@ -313,7 +317,7 @@ class FormatCast {
     int64_t row_stride_ = 0;
     int64_t column_stride_ = 0;
     bool side_by_side_ = true;
-    bool streaming_ = false;
+    const CopyKernels* streaming_ = nullptr;  // null when the caches hold the result
 };
 
 }  // namespace

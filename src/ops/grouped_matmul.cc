@@ -94,6 +94,8 @@ Status ExpertWeights::resolve(const Tensor& tensor, const char* name, int64_t k,
     name_ = name;
     MOE_TRY(dtype_in(tensor, name, {MOE_INT8, MOE_INT32, MOE_INT4}));
     int4_ = tensor.dtype != MOE_INT8;
+    packed_ = is_packed(tensor);
+    if (packed_) return resolve_packed(tensor, k, n);
     word_columns_ = tensor.dtype == MOE_INT8 ? 1 : tensor.dtype == MOE_INT32 ? 8 : 2;
     if (tensor.rank != 3 && tensor.rank != 5)
         return fail(MOE_ERROR_INVALID, Kind::shape, name,
@@ -161,6 +163,15 @@ Status ExpertWeights::resolve_plain(const Tensor& tensor, int64_t k, int64_t n) 
     return MOE_OK;
 }
 
+Status ExpertWeights::resolve_packed(const Tensor& tensor, int64_t k, int64_t n) {
+    MOE_TRY(shape_is(tensor, name_, {-1, k, n}, "(experts, k, n)", MOE_ERROR_INVALID));
+    tiled_ = true;
+    tile_columns_ = panel_width;
+    experts_ = tensor.shape[0];
+    storage_ = packed_storage(tensor);
+    return MOE_OK;
+}
+
 // int32 words side by side are bytes side by side, the lower nibbles first on every processor this is built for.
 void ExpertWeights::use_bytes() {
     static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__);
@@ -186,7 +197,19 @@ bool ExpertWeights::direct(const PanelColumns& columns) const {
            in_tile + igemm::columns <= tile_columns_;
 }
 
-Ahead ExpertWeights::ahead(int64_t expert, int64_t begin, int64_t end, const PanelColumns& columns) const {
+const int8_t* ExpertWeights::panel(const IgemmKernels& kernels, int64_t expert, int64_t row,
+                                   const PanelColumns& columns) const {
+    if (!packed_for(kernels) || columns.first % panel_width != 0 || row % kernels.k_step != 0) return nullptr;
+    return packed_panel(expert, columns.first) + igemm::panel_bytes(kernels, row);
+}
+
+Ahead ExpertWeights::ahead(const IgemmKernels& kernels, int64_t expert, int64_t begin, int64_t end,
+                           const PanelColumns& columns) const {
+    if (packed_) {
+        const int8_t* const first = panel(kernels, expert, begin / kernels.k_step * kernels.k_step, columns);
+        if (first == nullptr) return {};
+        return {first, cache_line, ceil_divide(igemm::panel_bytes(kernels, end - begin), cache_line), 1};
+    }
     if (word_stride_ != 1 || block_stride_ != 16 * row_stride_) return {};
     const int8_t* const first = address(expert, begin, columns.first);
     const int64_t bytes = ceil_divide(columns.width, word_columns_);
@@ -219,6 +242,7 @@ int8_t ExpertWeights::item(const int8_t* word, int64_t column) const {
 // Rows of 32 int8 values, zero from `width` on.
 void ExpertWeights::read(int64_t expert, int64_t row, int64_t rows, const PanelColumns& columns, int8_t* stage) const {
     if (columns.width < igemm::columns) std::memset(stage, 0, stage_bytes);
+    if (packed_) return read_packed(expert, row, rows, columns, stage);
     int64_t done = 0;
     while (done < columns.width) {
         // Up to the end of a tile.
@@ -243,10 +267,31 @@ void ExpertWeights::read(int64_t expert, int64_t row, int64_t rows, const PanelC
     }
 }
 
+const int8_t* ExpertWeights::packed_panel(int64_t expert, int64_t column) const {
+    return data_ + (expert * storage_.panels + column / panel_width) * storage_.panel_bytes;
+}
+
+void ExpertWeights::read_packed(int64_t expert, int64_t row, int64_t rows, const PanelColumns& columns,
+                                int8_t* stage) const {
+    const PanelOrder order = panel_order(storage_.layout);
+    // The lowest byte of an element: the weight itself, or with its sign bit flipped.
+    const int flip = order.flipped ? -128 : 0;
+    const int8_t* column[igemm::columns];
+    for (int64_t j = 0; j < columns.width; ++j) {
+        const int64_t c = columns.first + j;
+        column[j] = packed_panel(expert, c) + order.place(0, c % panel_width) * order.item_size;
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+        const int64_t at = order.place(row + r, 0) * order.item_size;
+        for (int64_t j = 0; j < columns.width; ++j)
+            stage[r * igemm::columns + j] = static_cast<int8_t>(column[j][at] ^ flip);
+    }
+}
+
 // --- GroupedProduct --------------------------------------------------------------------------------------------------
 
 void GroupedProduct::book(const ExpertWeights& weights, int64_t rows, int64_t k, int64_t blocks, int64_t panels,
-                          int64_t bytes_per_row, Ledger& ledger) {
+                          bool aligned, int64_t bytes_per_row, Ledger& ledger) {
     kernels_ = &igemm_kernels();
     row_kernels_ = &row_kernels();
     weights_ = &weights;
@@ -277,8 +322,11 @@ void GroupedProduct::book(const ExpertWeights& weights, int64_t rows, int64_t k,
     split_bytes_ = parts_ == 1 ? 0 : kernels_->rows * longest;
     const int64_t kept_values = threads_ * panels_ * chunk_rows_ * parts_ * igemm::columns;
     packed_piece_ = ledger.book("packed rows of x", bytes_of(batch_rows_, row_bytes_));
-    panel_piece_ = ledger.book("packed panels of weights", bytes_of(threads_ * panels_, panel_bytes_));
-    stage_piece_ = ledger.book("rows of a panel", bytes_of(threads_, stage_bytes));
+    const bool ready = weights.packed_for(*kernels_) && aligned && (units_ == 1 || unit_k_ % kernels_->k_step == 0);
+    if (!ready) {
+        panel_piece_ = ledger.book("packed panels of weights", bytes_of(threads_ * panels_, panel_bytes_));
+        stage_piece_ = ledger.book("rows of a panel", bytes_of(threads_, stage_bytes));
+    }
     split_piece_ = ledger.book("high and low parts of x", bytes_of(threads_, split_bytes_));
     sums_piece_ = ledger.book<int32_t>("sums", kept_values);
     if (wide_) wide_piece_ = ledger.book<int64_t>("wide sums", kept_values);
@@ -415,7 +463,7 @@ Ahead GroupedProduct::ahead(const PanelGroup& group, const Block& block, int64_t
     const int64_t end = block.k * group.runs * (index + 1) / calls;
     const int64_t run = begin / block.k;
     const int64_t k_begin = block.k_begin + begin - run * block.k;
-    return weights_->ahead(group.expert, k_begin, k_begin + end - begin, group.run(run));
+    return weights_->ahead(*kernels_, group.expert, k_begin, k_begin + end - begin, group.run(run));
 }
 
 void GroupedProduct::sum_block(int thread, const Tiles& tiles, int64_t first, int64_t last, const PanelGroup& group,
@@ -423,12 +471,16 @@ void GroupedProduct::sum_block(int thread, const Tiles& tiles, int64_t first, in
                                const Block& next_block) const {
     const bool few_rows = streams(tiles);
     const auto streamed = [&](int64_t p) { return few_rows && weights_->direct(group.columns[p]); };
+    const auto ready = [&](int64_t p) -> const void* {
+        return weights_->panel(*kernels_, group.expert, block.k_begin, group.columns[p]);
+    };
     bool pack = false;
-    for (int64_t p = 0; p < group.count; ++p) pack = pack || !streamed(p);
+    for (int64_t p = 0; p < group.count; ++p) pack = pack || !(streamed(p) || ready(p) != nullptr);
     if (pack) pack_panels(thread, block, group);
     const int64_t calls = group.count * (last - first);
     int64_t call = 0;
     for (int64_t p = 0; p < group.count; ++p) {
+        const void* const packed_panel = ready(p);
         for (int64_t index = first; index < last; ++index) {
             const int64_t row = tiles.row(index);
             const int64_t rows = tiles.row(index + 1) - row;
@@ -440,7 +492,8 @@ void GroupedProduct::sum_block(int thread, const Tiles& tiles, int64_t first, in
                 stream(tile, weights_->address(group.expert, block.k_begin, group.columns[p].first),
                        weights_->row_stride(), rows * parts_, block.k, accumulate, sums, next_weights);
             } else {
-                kernels_->multiply(tile, panel(thread, p), rows * parts_, block.k, accumulate, sums, next_weights);
+                kernels_->multiply(tile, packed_panel == nullptr ? panel(thread, p) : packed_panel, rows * parts_,
+                                   block.k, accumulate, sums, next_weights);
             }
         }
     }

@@ -7,6 +7,7 @@
 
 #include "core/nz.h"
 #include "core/op.h"
+#include "core/packed.h"
 #include "kernels/igemm/igemm.h"
 #include "kernels/rows/rows.h"
 
@@ -60,8 +61,8 @@ struct PanelColumns {
 };
 
 // The weights of all experts where the caller has them: int8, or int4 as MOE_INT4 or eight to an int32; plain (e, k,
-// n), or tiles of 16 rows (e, n1, k1, 16, c0), as a five-dimensional tensor or in MOE_FORMAT_NZ. Nothing is copied
-// whole, whatever the strides.
+// n), or tiles of 16 rows (e, n1, k1, 16, c0), as a five-dimensional tensor or in MOE_FORMAT_NZ, or packed. Nothing is
+// copied whole, whatever the strides.
 class ExpertWeights {
   public:
     // Every check of dtype, rank, and shape against the logical k and n. Errors are MOE_ERROR_INVALID.
@@ -81,8 +82,13 @@ class ExpertWeights {
     // Of the word that holds the column.
     const int8_t* address(int64_t expert, int64_t row, int64_t column) const;
     int64_t row_stride() const { return row_stride_; }
-    // Where the rows [begin, end) of the columns are, which lie in one tile.
-    Ahead ahead(int64_t expert, int64_t begin, int64_t end, const PanelColumns& columns) const;
+    // Whether panels lie ready for the kernels: those that begin with a panel of the weight and a step of k.
+    bool packed_for(const IgemmKernels& kernels) const { return packed_ && storage_.layout == kernels.layout; }
+    // Such a panel from `row` on, null for any other.
+    const int8_t* panel(const IgemmKernels& kernels, int64_t expert, int64_t row, const PanelColumns& columns) const;
+    // Where the rows [begin, end) of columns of one tile are, or of a panel that lies ready.
+    Ahead ahead(const IgemmKernels& kernels, int64_t expert, int64_t begin, int64_t end,
+                const PanelColumns& columns) const;
 
     // Packs `k` rows from `row` on. `stage` is 512 bytes of scratch.
     void pack(const IgemmKernels& kernels, int64_t expert, int64_t row, int64_t k, const PanelColumns& columns,
@@ -91,15 +97,20 @@ class ExpertWeights {
   private:
     Status resolve_tiles(const Tensor& tensor, int64_t k, int64_t n);
     Status resolve_plain(const Tensor& tensor, int64_t k, int64_t n);
+    Status resolve_packed(const Tensor& tensor, int64_t k, int64_t n);
     void use_bytes();
     int8_t item(const int8_t* word, int64_t column) const;
     void read(int64_t expert, int64_t row, int64_t rows, const PanelColumns& columns, int8_t* stage) const;
+    void read_packed(int64_t expert, int64_t row, int64_t rows, const PanelColumns& columns, int8_t* stage) const;
+    const int8_t* packed_panel(int64_t expert, int64_t column) const;
 
     const Tensor* tensor_ = nullptr;
     const char* name_ = "";
     const int8_t* data_ = nullptr;
     bool int4_ = false;
     bool tiled_ = false;
+    bool packed_ = false;
+    PackedStorage storage_ = {};  // of a packed weight
     int64_t experts_ = 0;
     int64_t tile_columns_ = 0;  // n for plain weights, which are one tile wide
     int64_t word_columns_ = 1;  // columns in a stored word
@@ -141,9 +152,10 @@ struct PanelGroup {
 // the weights as they are.
 class GroupedProduct {
   public:
-    // `panels`: the most that the caller wants of a tile at once. `bytes_per_row`: what the caller itself needs for each
-    // row of a batch. `blocks`: of k, with scales of their own (int4).
-    void book(const ExpertWeights& weights, int64_t rows, int64_t k, int64_t blocks, int64_t panels,
+    // `panels`: the most that the caller wants of a tile at once. `aligned`: all of them begin at multiples of 32
+    // columns. `bytes_per_row`: what the caller itself needs for each row of a batch. `blocks`: of k, with scales of
+    // their own (int4).
+    void book(const ExpertWeights& weights, int64_t rows, int64_t k, int64_t blocks, int64_t panels, bool aligned,
               int64_t bytes_per_row, Ledger& ledger);
     // `block_scale` (e, blocks, n): float32 bits in the low half of 64; int4 only.
     void load(const Workspace& workspace, const int8_t* x, const int64_t* block_scale, int64_t n);

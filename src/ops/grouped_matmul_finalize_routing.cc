@@ -49,7 +49,7 @@ class GroupedMatmulFinalizeRouting {
         experts_.book(args_.group_list, "group_list", args_.group_list_type, m_, ledger);
         target_piece_ = ledger.book<int64_t>("output rows", m_);
         if (args_.offset != nullptr) row_sum_piece_ = ledger.book<float>("row sums", m_);
-        product_.book(weights_, m_, k_, 1, weights_.panels_together(), 0, ledger);
+        product_.book(weights_, m_, k_, 1, weights_.panels_together(), true, 0, ledger);
     }
 
     Status run(const Workspace& workspace, const RunContext& context) {

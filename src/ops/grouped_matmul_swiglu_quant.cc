@@ -47,7 +47,7 @@ class GroupedMatmulSwigluQuant {
         output_offset_.book(args_.output_offset, "output_offset", ledger);
         experts_.book(args_.group_list, "group_list", args_.group_list_type, m_, ledger);
         if (m_ == 0) return;
-        product_.book(weights_, m_, k_, scale_blocks_, 2 * weights_.panels_together(),
+        product_.book(weights_, m_, k_, scale_blocks_, 2 * weights_.panels_together(), half_ % igemm::columns == 0,
                       half_ * static_cast<int64_t>(sizeof(float)), ledger);
         activated_piece_ = ledger.book<float>("activated rows", product_.batch_rows() * half_);
     }

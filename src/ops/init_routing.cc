@@ -7,6 +7,8 @@
 #include "core/op.h"
 #include "kernels/rows/rows.h"
 #include "moe_native/init_routing.h"
+#include "ops/row_copies.h"
+#include "ops/row_quantiser.h"
 
 namespace moe {
 namespace {
@@ -56,13 +58,9 @@ class InitRouting {
         position_piece_ = ledger.book<int32_t>("positions", blocks_ * buckets_);
         landing_count_piece_ = ledger.book<int64_t>("landing counts", blocks_ + 1);
         landing_piece_ = ledger.book<Landing>("landings", entries_);
-        if (entries_ > 0 && needs_values()) {
-            uint64_t bytes;
-            if (__builtin_mul_overflow(static_cast<uint64_t>(hidden_) * sizeof(float),
-                                       static_cast<uint64_t>(ledger.threads()), &bytes))
-                bytes = UINT64_MAX;
-            values_piece_ = ledger.book("rows in float32", bytes);
-        }
+        if (entries_ > 0 && factors())
+            values_piece_ = ledger.book("rows in float32", row_of_each(ledger, sizeof(float)));
+        if (entries_ > 0 && quantises()) codes_piece_ = ledger.book("rows in int8", row_of_each(ledger, 2));
     }
 
     Status run(const Workspace& workspace, const RunContext& context) {
@@ -77,6 +75,7 @@ class InitRouting {
         landing_counts_ = workspace.at<int64_t>(landing_count_piece_);
         landings_ = workspace.at<Landing>(landing_piece_);
         values_ = workspace.at<float>(values_piece_);
+        codes_ = workspace.at<int8_t>(codes_piece_);
 
         over_blocks([&](int64_t block) { count_block(block); });
         place_blocks();
@@ -100,6 +99,13 @@ class InitRouting {
         int32_t row;
     };
 
+    // A row of every thread.
+    uint64_t row_of_each(const Ledger& ledger, uint64_t item_size) const {
+        uint64_t bytes;
+        const uint64_t row = static_cast<uint64_t>(hidden_) * item_size;
+        return __builtin_mul_overflow(row, static_cast<uint64_t>(ledger.threads()), &bytes) ? UINT64_MAX : bytes;
+    }
+
     // --- Checks ---
 
     bool padded() const { return args_.drop_pad_mode == 1; }
@@ -109,7 +115,6 @@ class InitRouting {
     bool writes_scale() const { return args_.quant_mode == 1 || (args_.quant_mode == -1 && args_.scale != nullptr); }
     bool factors() const { return args_.quant_mode == 1 && args_.scale != nullptr; }
     bool factors_per_expert() const { return factors() && args_.scale->shape[0] != 1; }
-    bool needs_values() const { return quantises() && (args_.x->dtype != MOE_FLOAT32 || factors()); }
     Dtype expanded_dtype() const { return quantises() ? MOE_INT8 : args_.x->dtype; }
 
     Status check_present(Outputs outputs) const {
@@ -140,7 +145,11 @@ class InitRouting {
         else if (args_.quant_mode == 0 || args_.quant_mode == 1)
             MOE_TRY(dtype_in(*args_.expanded_x, "expanded_x", {MOE_INT8}));
         MOE_TRY(dtype_in(*args_.expanded_row_idx, "expanded_row_idx", {MOE_INT32}));
-        MOE_TRY(dtype_in(*args_.expert_token_cumsum_or_count, "expert_token_cumsum_or_count", {MOE_INT64}));
+        if (tokens_are_pairs())
+            MOE_TRY(dtype_in(*args_.expert_token_cumsum_or_count, "expert_token_cumsum_or_count", {MOE_INT64}));
+        else
+            MOE_TRY(
+                dtype_in(*args_.expert_token_cumsum_or_count, "expert_token_cumsum_or_count", {MOE_INT64, MOE_INT32}));
         return writes_scale() ? dtype_in(*args_.expanded_scale, "expanded_scale", {MOE_FLOAT32})
                               : static_cast<Status>(MOE_OK);
     }
@@ -354,7 +363,11 @@ class InitRouting {
     void record_tokens(int64_t expert, int64_t count, int64_t* occupied) const {
         int64_t* tokens = tokens_.data<int64_t>();
         if (!tokens_are_pairs()) {
-            tokens[expert] = args_.expert_tokens_num_type == 0 ? routed_ : count;
+            const int64_t number = args_.expert_tokens_num_type == 0 ? routed_ : count;
+            if (args_.expert_token_cumsum_or_count->dtype == MOE_INT32)
+                tokens_.data<int32_t>()[expert] = static_cast<int32_t>(number);
+            else
+                tokens[expert] = number;
         } else if (count > 0) {
             tokens[2 * *occupied] = start_ + expert;
             tokens[2 * *occupied + 1] = count;
@@ -431,55 +444,71 @@ class InitRouting {
     // Landings stand in the order of the entries: a token's row is read from memory once, and quantised once
     // unless every expert has factors of its own.
     void expand() const {
-        const RowKernels& kernels = row_kernels();
-        const bool shared = quantises() && !factors_per_expert();
         // A thread pays from about 128 KiB of copied rows or 16 Ki quantised elements on.
         int64_t grain = 1 + (quantises() ? 16 * 1024 / (hidden_ + 1) : 128 * 1024 / (row_bytes_ + 1));
-        if (shared) grain *= top_k_;
+        if (quantises() && !factors_per_expert()) grain *= top_k_;
+        const RowCopies copies(expanded_x_.data<char>(), rows_, row_bytes_);
         parallel_ranges(threads_, landing_counts_[blocks_], grain, [&](int thread, int64_t begin, int64_t end) {
-            float* values = values_ == nullptr ? nullptr : values_ + thread * hidden_;
-            int64_t known_token = -1;
-            int64_t known_row = 0;
-            for (int64_t i = begin; i < end; ++i) {
-                const int64_t token = landings_[i].entry / top_k_;
-                const int64_t row = landings_[i].row;
-                if (!quantises()) {
-                    copy_row(row, x_.data<char>() + token * row_bytes_);
-                    if (writes_scale()) expanded_scale_.data<float>()[row] = scale_.data<float>()[token];
-                } else if (shared && token == known_token) {
-                    copy_row(row, expanded_x_.data<char>() + known_row * row_bytes_);
-                    if (writes_scale()) expanded_scale_.data<float>()[row] = expanded_scale_.data<float>()[known_row];
-                } else {
-                    quantise(kernels, token, landings_[i], values);
-                    known_token = token;
-                    known_row = row;
-                }
-            }
+            if (quantises())
+                expand_quantised(copies, thread, begin, end);
+            else
+                expand_copied(copies, begin, end);
         });
     }
 
-    void copy_row(int64_t row, const char* source) const {
-        if (row_bytes_ > 0)
-            std::memcpy(expanded_x_.data<char>() + row * row_bytes_, source, static_cast<size_t>(row_bytes_));
+    int64_t token_of(int64_t landing) const { return landings_[landing].entry / top_k_; }
+    int64_t x_bytes() const { return hidden_ * moe_dtype_size(args_.x->dtype); }
+    const char* x_row(int64_t token) const { return x_.data<char>() + token * x_bytes(); }
+
+    // Collects the rows of the landings from `first` on that are copies of the same. Returns where they end.
+    int64_t collect(RowCopies::Targets& targets, int64_t first, int64_t end, const char* source, float scale) const {
+        const int64_t entry = landings_[first].entry;
+        const int64_t next_entry = factors_per_expert() ? entry + 1 : (entry / top_k_ + 1) * top_k_;
+        int64_t i = first;
+        for (; i < end && landings_[i].entry < next_entry; ++i) {
+            targets.add(landings_[i].row, source);
+            if (writes_scale()) expanded_scale_.data<float>()[landings_[i].row] = scale;
+        }
+        return i;
     }
 
-    void quantise(const RowKernels& kernels, int64_t token, Landing landing, float* buffer) const {
-        const char* source = x_.data<char>() + token * hidden_ * moe_dtype_size(args_.x->dtype);
-        const float* values = reinterpret_cast<const float*>(source);
-        if (needs_values() && hidden_ > 0) {
-            widen_row(kernels, args_.x->dtype, source, buffer, hidden_);
-            values = buffer;
+    void expand_copied(const RowCopies& copies, int64_t begin, int64_t end) const {
+        RowCopies::Targets targets(copies);
+        for (int64_t i = begin; i < end;) {
+            const int64_t token = token_of(i);
+            i = collect(targets, i, end, x_row(token), writes_scale() ? scale_.data<float>()[token] : 0.0f);
+            targets.copy(x_row(token), i < end ? ReadAhead{x_row(token_of(i)), x_bytes()} : ReadAhead{nullptr, 0});
         }
-        if (factors()) {
-            const int64_t expert = factors_per_expert() ? ids_.data<int32_t>()[landing.entry] - start_ : 0;
-            kernels.multiply(buffer, scale_.data<float>() + expert * hidden_, hidden_);
+    }
+
+    // A row is quantised while the copies of the one before it are on their way, and read ahead before that.
+    void expand_quantised(const RowCopies& copies, int thread, int64_t begin, int64_t end) const {
+        RowQuantiser::Static fixed = {};
+        if (args_.quant_mode == 0) fixed = {scale_.data<float>()[0], offset_.data<float>()[0]};
+        RowQuantiser quantiser(row_kernels(), args_.x->dtype, MOE_FLOAT32, args_.quant_mode == 0 ? &fixed : nullptr,
+                               hidden_, values_ == nullptr ? nullptr : values_ + thread * hidden_);
+        int8_t* codes = codes_ + thread * 2 * hidden_;
+        int8_t* next_codes = codes + hidden_;
+        RowCopies::Targets targets(copies);
+        const auto begin_row = [&](int64_t landing) {
+            const int64_t expert = factors_per_expert() ? ids_.data<int32_t>()[landings_[landing].entry] - start_ : 0;
+            const float* row_factors = factors() ? scale_.data<float>() + expert * hidden_ : nullptr;
+            quantiser.begin({x_row(token_of(landing)), reinterpret_cast<const char*>(row_factors)}, next_codes,
+                            nullptr);
+        };
+        begin_row(begin);
+        quantiser.complete();
+        for (int64_t i = begin; i < end;) {
+            std::swap(codes, next_codes);
+            const char* source = reinterpret_cast<const char*>(codes);
+            i = collect(targets, i, end, source, quantiser.scale());
+            if (i < end) begin_row(i);
+            // The row after the next one is that of the next token, or near it.
+            const int64_t ahead = i < end ? std::min(token_of(i) + 1, args_.x->shape[0] - 1) : 0;
+            targets.copy(source, {x_row(ahead), x_bytes()}, [&](int64_t part, int64_t parts) {
+                if (i < end) quantiser.advance(part, parts);
+            });
         }
-        int8_t* codes = expanded_x_.data<int8_t>() + landing.row * hidden_;
-        if (args_.quant_mode == 0)
-            kernels.quantise_static(values, scale_.data<float>()[0], offset_.data<float>()[0], codes, hidden_);
-        else
-            expanded_scale_.data<float>()[landing.row] =
-                hidden_ == 0 ? 0.0f : quantise_row(kernels, values, codes, hidden_);
     }
 
     const Args args_;
@@ -496,11 +525,12 @@ class InitRouting {
     int64_t routed_ = 0;
     int64_t beyond_begin_ = 0;
     int64_t beyond_end_ = 0;
-    Piece position_piece_, landing_count_piece_, landing_piece_, values_piece_;
+    Piece position_piece_, landing_count_piece_, landing_piece_, values_piece_, codes_piece_;
     int32_t* positions_ = nullptr;       // (blocks, buckets)
     int64_t* landing_counts_ = nullptr;  // (blocks + 1), running sum
     Landing* landings_ = nullptr;
     float* values_ = nullptr;  // (threads, hidden)
+    int8_t* codes_ = nullptr;  // (threads, 2, hidden)
     Input x_, ids_, scale_, offset_;
     Output expanded_x_, row_idx_, tokens_, expanded_scale_;
 };

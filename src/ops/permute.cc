@@ -6,6 +6,7 @@
 
 #include "core/op.h"
 #include "ops/routing_map.h"
+#include "ops/row_copies.h"
 
 namespace moe {
 namespace {
@@ -179,11 +180,9 @@ class Permute {
             permuted_probs_.data<uint32_t>()[row] = probs_.data<uint32_t>()[source];
     }
 
-    void put_token(int64_t row, int64_t token) const {
-        if (row_bytes() > 0)
-            std::memcpy(permuted_tokens_.data<char>() + row * row_bytes(), tokens_.data<char>() + token * row_bytes(),
-                        static_cast<size_t>(row_bytes()));
-    }
+    const char* token_row(int64_t token) const { return tokens_.data<char>() + token * row_bytes(); }
+
+    RowCopies row_copies() const { return {permuted_tokens_.data<char>(), rows_, row_bytes()}; }
 
     // A counting sort by expert: count per block, turn counts into the first row of every (expert, block), scatter.
     // A token is read once and copied to all of its rows while it is in the cache.
@@ -226,17 +225,23 @@ class Permute {
             kept += count;
         }
         int32_t* const sorted_indices = sorted_indices_.data<int32_t>();
+        const RowCopies copies = row_copies();
         for_each_block(workspace, [&](int64_t block) {
+            RowCopies::Targets targets(copies);
             int64_t* const cursor = cursors + block * expert_count_;
             int64_t next = first[block];
-            for (int64_t t = blocks_.begin(block); t < blocks_.begin(block + 1); ++t)
+            const int64_t end = blocks_.begin(block + 1);
+            for (int64_t t = blocks_.begin(block); t < end; ++t) {
+                const char* const source = token_row(t);
                 for_each_routed(map_row(t), expert_count_, [&](int64_t e) {
                     const int64_t target = cursor[e]++;
                     if (target >= rows_) return;
                     sorted_indices[next++] = static_cast<int32_t>(target);
                     put_prob(target, t, e);
-                    put_token(target, t);
+                    targets.add(target, source);
                 });
+                targets.copy(source, {source + row_bytes(), t + 1 < end ? row_bytes() : 0});
+            }
         });
         fill_missing(kept);
         return MOE_OK;
@@ -307,8 +312,15 @@ class Permute {
             }
         });
         const int64_t grain = 1 + 64 * 1024 / std::max<int64_t>(1, row_bytes());
+        const RowCopies copies = row_copies();
         parallel_ranges(workspace.threads(), rows_, grain, [&](int, int64_t begin, int64_t end) {
-            for (int64_t row = begin; row < end; ++row) put_token(row, sorted_indices[row]);
+            RowCopies::Targets targets(copies);
+            for (int64_t row = begin; row < end; ++row) {
+                const char* const source = token_row(sorted_indices[row]);
+                const char* const next = row + 1 < end ? token_row(sorted_indices[row + 1]) : source;
+                targets.add(row, source);
+                targets.copy(source, {next, row_bytes()});
+            }
         });
     }
 

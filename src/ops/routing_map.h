@@ -9,24 +9,31 @@
 
 namespace moe {
 
-// The map's experts are found eight at a time: bit 8 * i + 7 is set when byte i is not zero. Adding 0x7F to the low
-// seven bits of a byte carries into its top bit, and no further.
+// Bit i is set when byte i is not zero. Adding 0x7F to the low seven bits of a byte carries into its top bit, and no
+// further. The product then moves the eight top bits side by side into the highest byte: the bit of byte i, shifted
+// to place 8 * i, meets one bit of the factor that takes it to place 56 + i, and no two of the others meet there.
 inline uint64_t nonzero_bytes(uint64_t bytes) {
     constexpr uint64_t low = 0x7F7F7F7F7F7F7F7Full;
-    return (((bytes & low) + low) | bytes) & ~low;
+    const uint64_t top_bits = (((bytes & low) + low) | bytes) & ~low;
+    return (top_bits >> 7) * 0x0102040810204080ull >> 56;
 }
 
-// Calls visit(expert) for the experts of one row of the map, ascending.
+// Calls visit(expert) for the experts of one row of the map, ascending. They are looked for 64 at a time: how many of
+// so many are found varies less than it would for a few, and ends fewer loops at an unforeseen place.
 template <class Visit>
 inline void for_each_routed(const uint8_t* row, int64_t experts, Visit&& visit) {
     static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the first byte is the lowest");
-    for (int64_t e = 0; e < experts; e += 8) {
-        uint64_t bytes = 0;
-        if (e + 8 <= experts)
-            std::memcpy(&bytes, row + e, 8);
-        else
-            std::memcpy(&bytes, row + e, static_cast<size_t>(experts - e));
-        for (uint64_t mask = nonzero_bytes(bytes); mask != 0; mask &= mask - 1) visit(e + __builtin_ctzll(mask) / 8);
+    for (int64_t first = 0; first < experts; first += 64) {
+        uint64_t mask = 0;
+        for (int64_t e = first; e < std::min(experts, first + 64); e += 8) {
+            uint64_t bytes = 0;
+            if (e + 8 <= experts)
+                std::memcpy(&bytes, row + e, 8);
+            else
+                std::memcpy(&bytes, row + e, static_cast<size_t>(experts - e));
+            mask |= nonzero_bytes(bytes) << (e - first);
+        }
+        for (; mask != 0; mask &= mask - 1) visit(first + __builtin_ctzll(mask));
     }
 }
 

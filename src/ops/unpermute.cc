@@ -5,6 +5,7 @@
 #include "core/op.h"
 #include "kernels/rows/rows.h"
 #include "moe_native/permute.h"
+#include "ops/combine_rows.h"
 #include "ops/routing_map.h"
 
 namespace moe {
@@ -45,7 +46,10 @@ class Unpermute {
         probs_.book(args_.probs, "probs", ledger);
         if (args_.drop_and_pad) {
             ends_ = ledger.book<int64_t>("ends", token_count_);
-        } else if (args_.probs != nullptr) {
+            return;
+        }
+        terms_ = ledger.book("terms", combine_terms_bytes(ledger.threads(), slots_ / token_count_));
+        if (args_.probs != nullptr) {
             map_.book(args_.routing_map, "routing_map", ledger);
             // A block pays from about 64 KiB of map on.
             blocks_.split(token_count_, ledger.threads(), 1 + 64 * 1024 / std::max<int64_t>(1, expert_count_));
@@ -277,9 +281,11 @@ class Unpermute {
         }
         if (context.zeroes_undefined()) zero_indices();
         const RowKernels& kernels = row_kernels();
-        const int64_t grain = 1 + slot_grain() / experts_per_token;
-        parallel_ranges(workspace.threads(), token_count_, grain, [&](int, int64_t begin, int64_t end) {
-            for (int64_t t = begin; t < end; ++t) sum_dropless(kernels, t, experts_per_token, slot_probs);
+        const CombineProblem problem = {
+            args_.permuted_tokens->dtype,     token_count_, hidden_, experts_per_token, slots_,
+            workspace.at<CombineTerm>(terms_)};
+        combine_rows(problem, workspace.threads(), [&](int64_t token, CombineTerm* terms) {
+            return describe(kernels, token, experts_per_token, slot_probs, terms);
         });
         return MOE_OK;
     }
@@ -328,27 +334,19 @@ class Unpermute {
         return MOE_OK;
     }
 
-    void sum_dropless(const RowKernels& kernels, int64_t token, int64_t experts_per_token,
-                      const char* slot_probs) const {
-        float sum[tile];
-        float row[tile];
+    // A slot with probability 0 contributes nothing. -0 is what changes no number that is added to it; the sum of no
+    // rows is +0.
+    CombineSum describe(const RowKernels& kernels, int64_t token, int64_t experts_per_token, const char* slot_probs,
+                        CombineTerm* terms) const {
         const int32_t* const index = sorted_indices_.data<int32_t>();
-        for (int64_t column = 0; column < hidden_; column += tile) {
-            const int64_t n = std::min(tile, hidden_ - column);
-            bool started = false;
-            for (int64_t slot = token * experts_per_token; slot < (token + 1) * experts_per_token; ++slot) {
-                const float prob = slot_probs == nullptr ? 1.0f : prob_at(kernels, slot_probs, slot);
-                if (!in_range(index[slot]) || prob == 0.0f) continue;
-                widen(kernels, index[slot], column, started ? row : sum, n);
-                if (!started)
-                    kernels.scale(sum, prob, n);
-                else
-                    kernels.add_scaled(sum, row, prob, n);
-                started = true;
-            }
-            if (!started) std::fill_n(sum, n, 0.0f);
-            narrow_row(kernels, args_.permuted_tokens->dtype, sum, unpermuted_at(token, column), n);
+        const int64_t row_bytes = hidden_ * moe_dtype_size(args_.permuted_tokens->dtype);
+        int64_t count = 0;
+        for (int64_t slot = token * experts_per_token; slot < (token + 1) * experts_per_token; ++slot) {
+            const float prob = slot_probs == nullptr ? 1.0f : prob_at(kernels, slot_probs, slot);
+            if (in_range(index[slot]) && prob != 0.0f)
+                terms[count++] = {permuted_tokens_.data<char>() + index[slot] * row_bytes, nullptr, prob};
         }
+        return {count == 0 ? 0.0f : -0.0f, {nullptr, nullptr}, terms, count, unpermuted_at(token, 0)};
     }
 
     // A counting sort by token. Afterwards ends[t] is where token t's part of out_index ends and that of t + 1 begins.
@@ -434,7 +432,7 @@ class Unpermute {
     TokenBlocks blocks_;
     Input permuted_tokens_, sorted_indices_, map_, probs_;
     Output unpermuted_, out_index_, permuted_token_id_, permute_probs_;
-    Piece ends_, first_, ragged_, slot_probs_;
+    Piece terms_, ends_, first_, ragged_, slot_probs_;
 };
 
 }  // namespace

@@ -123,8 +123,9 @@ TEST_CASE("workspace") {
     moe_plan plan;
     REQUIRE(moe_finalize_routing_plan(&layer.args, &plan) == MOE_OK);
     CHECK(plan.workspace_size > 0);
-    CHECK(plan.piece_count == 1);
+    REQUIRE(plan.piece_count == 2);
     CHECK(std::string(plan.pieces[0].name) == "expanded_permuted_rows");
+    CHECK(std::string(plan.pieces[1].name) == "terms");
     CHECK(moe_finalize_routing_run(&layer.args, &plan, nullptr, plan.workspace_size, nullptr) == MOE_ERROR_NULL);
     std::vector<char> memory(plan.workspace_size);
     CHECK(moe_finalize_routing_run(&layer.args, &plan, memory.data(), plan.workspace_size - 1, nullptr) ==

@@ -177,6 +177,26 @@ TEST_CASE("the longest sums that cannot leave int32") {
     });
 }
 
+TEST_CASE("panels have the layout that the table names") {
+    for_each_table([&](const IgemmKernels& kernels) {
+        const PanelOrder order = panel_order(kernels.layout);
+        CHECK(order.step == kernels.k_step);
+        CHECK(order.item_size == kernels.item_size);
+        const int64_t k = 19;
+        const std::vector<int8_t> w = random_bytes(k * columns, 9);
+        Packed panel(igemm::panel_bytes(kernels, k));
+        REQUIRE(order.size(k) * order.item_size == igemm::panel_bytes(kernels, k));
+        kernels.pack_panel(w.data(), columns, k, panel.data());
+        for (int64_t t = 0; t < order.size(k) / columns; ++t)
+            for (int64_t j = 0; j < columns; ++j) {
+                int value = static_cast<const int8_t*>(panel.data())[order.place(t, j) * order.item_size];
+                if (order.item_size == 2) value = static_cast<const int16_t*>(panel.data())[order.place(t, j)];
+                if (order.flipped) value = static_cast<uint8_t>(value) - 128;
+                REQUIRE(value == (t < k ? w[t * columns + j] : 0));
+            }
+    });
+}
+
 TEST_CASE("a panel may be packed in pieces of 16 rows") {
     for_each_table([&](const IgemmKernels& kernels) {
         const int64_t k = 43;

@@ -255,7 +255,7 @@ TEST_CASE("init_routing: output dtypes come before attributes, output shapes aft
     CHECK(refused(&Routing::t_rows, MOE_FLOAT16, false));
     CHECK(refused(&Routing::t_rows, MOE_FLOAT32, true));
     CHECK(refused(&Routing::t_row_idx, MOE_INT64, false));
-    CHECK(refused(&Routing::t_tokens, MOE_INT32, false));
+    CHECK(refused(&Routing::t_tokens, MOE_FLOAT32, false));
     CHECK(refused(&Routing::t_row_scale, MOE_FLOAT16, false));
     CHECK(refused(&Routing::t_row_scale, MOE_FLOAT64, true));
 

@@ -5,13 +5,23 @@
 
 namespace moe {
 
-// From about this many bytes on, a result does not stay in a cache until someone reads it.
-constexpr int64_t streaming_bytes = 8 << 20;
+// Memory that is needed soon: `bytes` of it, which may be 0.
+struct ReadAhead {
+    const char* first;
+    int64_t bytes;
+};
 
-// Copies with stores that bypass the caches where the processor has them: a line that is written whole is not read
-// first. Fast when `target` is filled in ascending order. A thread calls end_streaming after its last copy, which
-// orders the stores before whatever tells other threads that they are done.
-void stream_copy(char* target, const char* source, int64_t bytes);
-void end_streaming();
+struct CopyKernels {
+    // Copies with stores that bypass the caches where the processor has them: a line that is written whole is not read
+    // first. Fast when `target` is filled in ascending order. A thread calls `end` after its last copy, which orders
+    // the stores before whatever tells other threads that they are done.
+    void (*stream)(char* target, const char* source, int64_t bytes);
+    // As `stream`, and brings `ahead` into the cache meanwhile.
+    void (*stream_and_read)(char* target, const char* source, int64_t bytes, ReadAhead ahead);
+    void (*end)();
+};
+
+// The kernels to use now.
+const CopyKernels& copy_kernels();
 
 }  // namespace moe

@@ -7,6 +7,8 @@
 
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 namespace moe {
@@ -79,6 +81,49 @@ struct Block {
             return _mm256_blendv_epi8(part, all_key, _mm256_cmpeq_epi32(places, _mm256_set1_epi32(place - offset)));
         };
         return {put(low, 0), put(high, 8)};
+    }
+};
+#elif defined(__aarch64__)
+struct Block {
+    int32x4_t part[4];
+
+    static Block of(const int32_t* source) {
+        return {{vld1q_s32(source), vld1q_s32(source + 4), vld1q_s32(source + 8), vld1q_s32(source + 12)}};
+    }
+    static Block all(int32_t key) {
+        const int32x4_t keys = vdupq_n_s32(key);
+        return {{keys, keys, keys, keys}};
+    }
+    void store(int32_t* target) const {
+        for (int i = 0; i < 4; ++i) vst1q_s32(target + 4 * i, part[i]);
+    }
+    Block larger_of(const Block& b) const {
+        Block block;
+        for (int i = 0; i < 4; ++i) block.part[i] = vmaxq_s32(part[i], b.part[i]);
+        return block;
+    }
+    Block smaller_of(const Block& b) const {
+        Block block;
+        for (int i = 0; i < 4; ++i) block.part[i] = vminq_s32(part[i], b.part[i]);
+        return block;
+    }
+    int32_t largest() const { return vmaxvq_s32(vmaxq_s32(vmaxq_s32(part[0], part[1]), vmaxq_s32(part[2], part[3]))); }
+    int place_of(int32_t key) const {
+        uint16x4_t equal[4];
+        for (int i = 0; i < 4; ++i) equal[i] = vmovn_u32(vceqq_s32(part[i], vdupq_n_s32(key)));
+        const uint8x8_t low = vmovn_u16(vcombine_u16(equal[0], equal[1]));
+        const uint8x8_t high = vmovn_u16(vcombine_u16(equal[2], equal[3]));
+        // Four bits of each byte of the sixteen.
+        const uint8x8_t nibbles = vshrn_n_u16(vreinterpretq_u16_u8(vcombine_u8(low, high)), 4);
+        return __builtin_ctzll(vget_lane_u64(vreinterpret_u64_u8(nibbles), 0)) / 4;
+    }
+    Block with(int place, int32_t key) const {
+        static constexpr int32_t numbers[lanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+        Block block;
+        for (int i = 0; i < 4; ++i)
+            block.part[i] =
+                vbslq_s32(vceqq_s32(vld1q_s32(numbers + 4 * i), vdupq_n_s32(place)), vdupq_n_s32(key), part[i]);
+        return block;
     }
 };
 #else

@@ -12,6 +12,8 @@
 
 #include <cstdint>
 
+#include "core/panel.h"
+
 namespace moe {
 
 // Memory that is read next, which a kernel prefetches while it computes: `count` places, `stride` bytes apart, of `lines`
@@ -56,6 +58,8 @@ struct IgemmKernels {
     // negative are left out. `out` is at the first of `columns` columns, its rows are `stride` floats apart.
     void (*combine)(const float* values, int64_t rows, int64_t columns, const float* scale, const float* bias,
                     const float* factor, const float* weight, const int64_t* target, float* out, int64_t stride);
+
+    PanelLayout layout;  // of what pack_panel makes
 };
 
 // The kernels to use now.

@@ -324,6 +324,7 @@ const IgemmKernels igemm_avx512vnni = {
     add_scaled_sums,
     dequantise_rows,
     combine_rows,
+    PanelLayout::flipped_quads,
 };
 
 }  // namespace moe

@@ -179,6 +179,7 @@ const IgemmKernels MOE_IGEMM_TABLE = {
     add_scaled_sums,
     dequantise_rows,
     combine_rows,
+    PanelLayout::pairs_of_16,
 };
 
 }  // namespace moe

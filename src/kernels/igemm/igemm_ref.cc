@@ -48,6 +48,7 @@ const IgemmKernels igemm_ref = {
     add_scaled_sums,
     dequantise_rows,
     combine_rows,
+    PanelLayout::rows,
 };
 
 }  // namespace moe

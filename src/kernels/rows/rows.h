@@ -34,8 +34,13 @@ struct RowKernels {
 
     // The largest magnitude; NaN if there is one; 0 for n = 0.
     float (*largest_magnitude)(const float* source, int64_t n);
+    float (*largest_magnitude_f16)(const uint16_t* source, int64_t n);
+    float (*largest_magnitude_bf16)(const uint16_t* source, int64_t n);
     // codes = clamp(round_half_even(source / divisor), -128, 127), NaN gives 0.
     void (*quantise)(const float* source, float divisor, int8_t* codes, int64_t n);
+    // The same for values without NaN whose quotients are within +-127.5: those of a row by its own scale.
+    void (*quantise_f16)(const uint16_t* source, float divisor, int8_t* codes, int64_t n);
+    void (*quantise_bf16)(const uint16_t* source, float divisor, int8_t* codes, int64_t n);
     // codes = clamp(round_half_even(source * scale + offset), -128, 127), NaN gives 0.
     void (*quantise_static)(const float* source, float scale, float offset, int8_t* codes, int64_t n);
 
@@ -64,5 +69,11 @@ void narrow_double_row(const RowKernels& kernels, Dtype dtype, const double* sou
 // The per-row int8 quantisation of the library: the scale is max|values| / 127. A row whose scale is zero or
 // not finite becomes zeros. Returns the scale.
 float quantise_row(const RowKernels& kernels, const float* values, int8_t* codes, int64_t n);
+
+// Its parts, for values of a floating dtype.
+float largest_magnitude(const RowKernels& kernels, Dtype dtype, const void* values, int64_t n);
+float scale_of_largest(float largest);
+void quantise_by_scale(const RowKernels& kernels, Dtype dtype, const void* values, float scale, int8_t* codes,
+                       int64_t n);
 
 }  // namespace moe

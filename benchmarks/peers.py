@@ -1,0 +1,226 @@
+"""What a user of PyTorch would write: its best form of the work of every item, with weights prepared beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from moe_native.benchmarks.measure import Contender
+
+Array = NDArray[Any]
+Error = Callable[[Any], float]
+
+
+def available() -> bool:
+    """Whether PyTorch is installed."""
+    return find_spec("torch") is not None
+
+
+def to_torch(array: Array) -> Any:
+    """A tensor over the same memory."""
+    import torch
+
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def to_numpy(tensor: Any) -> Array:
+    """An array over the same memory."""
+    import torch
+
+    if tensor.dtype == torch.bfloat16:
+        bits: Array = tensor.view(torch.int16).numpy()
+        return bits.view(ml_dtypes.bfloat16)
+    array: Array = tensor.numpy()
+    return array
+
+
+def gmm(
+    x: Array,
+    weights: Sequence[Array],
+    ends: Array,
+    scale: Array,
+    factor: Array,
+    shared: Array,
+    row_index: Array,
+    tokens: int,
+    error: Error,
+) -> list[Contender]:
+    """int8 products by oneDNN: torch._int_mm, and its linear layer with packed weights."""
+    import torch
+
+    e, k, n = weights[0].shape
+    rows, factors, places = to_torch(x), to_torch(factor)[:, None], to_torch(row_index)
+    scales, shared_rows = to_torch(scale), to_torch(shared)
+    parts = list(zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True))
+
+    def combine(product: Callable[[int, Any], Any]) -> Array:
+        y = torch.zeros((tokens, n))
+        y[: len(shared_rows)] = shared_rows
+        for g, (begin, end) in enumerate(parts):
+            if begin == end:
+                continue
+            part = product(g, rows[begin:end])
+            part *= factors[begin:end]
+            y.index_add_(0, places[begin:end], part)
+        return to_numpy(y)
+
+    # The order in which both read weights fastest: k side by side.
+    transposed = [[to_torch(np.ascontiguousarray(w[g].T)) for g in range(e)] for w in weights]
+    packed = [
+        [
+            torch.ops.onednn.qlinear_prepack(w, [max(1, end - begin), k])
+            for w, (begin, end) in zip(s, parts, strict=True)
+        ]
+        for s in transposed
+    ]
+    zeros = torch.zeros(n, dtype=torch.int32)
+
+    def int_mm(i: int) -> Array:
+        return combine(lambda g, part: torch._int_mm(part, transposed[i][g].t()).float().mul_(scales[g]))
+
+    def linear(i: int) -> Array:
+        return combine(
+            lambda g, part: torch.ops.onednn.qlinear_pointwise(
+                part, 1.0, 0, packed[i][g], scales[g], zeros, None, 1.0, 0, torch.float32, "none", [], ""
+            )
+        )
+
+    return [Contender("torch._int_mm", int_mm, error), Contender("oneDNN int8, packed", linear, error)]
+
+
+def ffn(
+    x: Array, w1: Sequence[Array], w2: Sequence[Array], ends: Array, activation: str, error: Error
+) -> list[Contender]:
+    """The linear layers of PyTorch, and those of oneDNN with packed weights."""
+    import torch
+
+    rows = to_torch(x)
+    parts = list(zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True))
+    n2 = w2[0].shape[-1]
+    transposed = [
+        [[to_torch(np.ascontiguousarray(expert.T)) for expert in w.reshape(-1, *w.shape[-2:])] for w in ws]
+        for ws in (w1, w2)
+    ]
+    act = {
+        "silu": torch.nn.functional.silu,
+        "relu": torch.nn.functional.relu,
+        "fastgelu": lambda h: h * torch.sigmoid(1.702 * h),
+    }[activation]
+
+    def run(i: int, weights: Sequence[Sequence[Sequence[Any]]], linear: Callable[[Any, Any], Any]) -> Array:
+        y = torch.empty((len(rows), n2), dtype=rows.dtype)
+        for g, (begin, end) in enumerate(parts):
+            if begin < end:
+                y[begin:end] = linear(act(linear(rows[begin:end], weights[0][i][g])), weights[1][i][g])
+        return to_numpy(y)
+
+    contenders = [Contender("torch linear", lambda i: run(i, transposed, torch.nn.functional.linear), error)]
+    if rows.dtype == torch.float16 and not torch.ops.mkldnn._is_mkldnn_fp16_supported():
+        return contenders
+    if rows.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return contenders
+    packed = [
+        [
+            [
+                torch.ops.mkldnn._reorder_linear_weight(w, max(1, end - begin))
+                for w, (begin, end) in zip(experts, parts, strict=True)
+            ]
+            for experts in ws
+        ]
+        for ws in transposed
+    ]
+
+    def linear(h: Any, w: Any) -> Any:
+        return torch.ops.mkldnn._linear_pointwise(h, w, None, "none", [], "")
+
+    contenders.append(Contender("oneDNN, packed", lambda i: run(i, packed, linear), error))
+    return contenders
+
+
+def init_routing(x: Array, expert_idx: Array, experts: int, quantised: bool, error: Error) -> list[Contender]:
+    """A stable sort and a gather."""
+    import torch
+
+    rows, flat, top_k = to_torch(x), to_torch(expert_idx).ravel(), expert_idx.shape[1]
+
+    def route(out: Any) -> Any:
+        order = torch.argsort(flat, stable=True)
+        counts = torch.bincount(flat, minlength=experts)
+        source = order // top_k
+        scale = None
+        values = rows
+        if quantised:
+            wide = rows.float()
+            factor = wide.abs().amax(dim=1) / 127
+            values = (wide / factor[:, None]).round_().to(torch.int8)
+            scale = to_numpy(factor[source])
+        taken = torch.index_select(values, 0, source, out=out)
+        return to_numpy(taken), to_numpy(order), to_numpy(counts), scale
+
+    reused = torch.empty((len(flat), x.shape[1]), dtype=torch.int8 if quantised else rows.dtype)
+    return [
+        Contender("torch, out=", lambda i: route(reused), error),
+        Contender("torch", lambda i: route(None), error),
+    ]
+
+
+def permute(x: Array, routing_map: Array, probs: Array, error: Error) -> list[Contender]:
+    """The places of the map, and a gather."""
+    import torch
+
+    rows, chosen, weights = to_torch(x), to_torch(routing_map), to_torch(probs)
+
+    def route(out: Any) -> Any:
+        expert_ids, token_ids = chosen.t().nonzero(as_tuple=True)
+        taken = torch.index_select(rows, 0, token_ids, out=out)
+        index = torch.argsort(token_ids, stable=True).int()
+        return to_numpy(taken), to_numpy(weights[token_ids, expert_ids]), to_numpy(index)
+
+    reused = torch.empty((int((routing_map != 0).sum()), x.shape[1]), dtype=rows.dtype)
+    return [
+        Contender("torch, out=", lambda i: route(reused), error),
+        Contender("torch", lambda i: route(None), error),
+    ]
+
+
+def finalize(arrays: Mapping[str, Array], compiled: bool, error: Error) -> list[Contender]:
+    """The sum over the choices, eager in blocks of tokens that stay in the cache, or compiled."""
+    import torch
+
+    t = {name: to_torch(array) for name, array in arrays.items()}
+    tokens, top_k = arrays["scales"].shape
+    index = t["index"].reshape(top_k, tokens).long()
+
+    def add(skip1: Any, skip2: Any, places: Any, experts: Any, scales: Any) -> Any:
+        total = skip1.float() + skip2.float()
+        for j in range(top_k):
+            total = total + (t["rows"][places[j]].float() + t["bias"][experts[:, j]].float()) * scales[:, j, None]
+        return total.to(t["rows"].dtype)
+
+    block = 64
+
+    def eager(i: int) -> Array:
+        y = torch.empty_like(t["skip1"])
+        for begin in range(0, tokens, block):
+            p = slice(begin, begin + block)
+            y[p] = add(t["skip1"][p], t["skip2"][p], index[:, p], t["experts"][p], t["scales"][p])
+        return to_numpy(y)
+
+    contenders = [Contender("torch, blocks of tokens", eager, error)]
+    if compiled:
+        whole = torch.compile(add)
+        contenders.append(
+            Contender(
+                "torch.compile",
+                lambda i: to_numpy(whole(t["skip1"], t["skip2"], index, t["experts"], t["scales"])),
+                error,
+            )
+        )
+    return contenders

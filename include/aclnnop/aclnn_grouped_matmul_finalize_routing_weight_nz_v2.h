@@ -1,0 +1,34 @@
+/* aclnnGroupedMatmulFinalizeRoutingWeightNz with the arguments of aclnnGroupedMatmulFinalizeRoutingV3; x2 may also
+ * hold int4, as int32 of eight.
+ *
+ * x1 (m, k) int8; x2 int8 in FRACTAL_NZ, view (e, k, n); scale (e, n), pertokenScale, logit (m) fp32; groupList (e),
+ * rowIndex (m) int64; sharedInput (rows, n) bf16; bias may be null; out (batch, n) fp32. k a multiple of 16, n one of
+ * 32 and at least 256. groupListType 1: groupList counts rows, 0: ends. dtype 0 and no transposition.
+ *
+ * Composite executor. Errors: 161001 and 161002.
+ */
+#ifndef MOE_ACLNN_GROUPED_MATMUL_FINALIZE_ROUTING_WEIGHT_NZ_V2_H
+#define MOE_ACLNN_GROUPED_MATMUL_FINALIZE_ROUTING_WEIGHT_NZ_V2_H
+
+#include "aclnn/aclnn_base.h"
+#include "aclnn_util.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+ACLNN_API aclnnStatus aclnnGroupedMatmulFinalizeRoutingWeightNzV2GetWorkspaceSize(
+    const aclTensor* x1, const aclTensor* x2, const aclTensor* scale, const aclTensor* bias,
+    const aclTensor* offsetOptional, const aclTensor* antiquantScaleOptional, const aclTensor* antiquantOffsetOptional,
+    const aclTensor* pertokenScaleOptional, const aclTensor* groupList, const aclTensor* sharedInput,
+    const aclTensor* logit, const aclTensor* rowIndex, int64_t dtype, float sharedInputWeight,
+    int64_t sharedInputOffset, bool transposeX1, bool transposeX2, int64_t groupListType,
+    const aclIntArray* tuningConfigOptional, aclTensor* out, uint64_t* workspaceSize, aclOpExecutor** executor);
+ACLNN_API aclnnStatus aclnnGroupedMatmulFinalizeRoutingWeightNzV2(void* workspace, uint64_t workspaceSize,
+                                                                  aclOpExecutor* executor, aclrtStream stream);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,58 @@
+/* Weights of the grouped matrix products, packed once for all calls: in the order in which the kernels of a processor
+ * read them, behind a header that says which one it is. The caller owns the memory, and may keep it in a file.
+ *
+ * A packed weight is one run of bytes: a header of MOE_PACKED_HEADER bytes and the contents. The contents are panels of
+ * 32 columns, in which `step` consecutive k of a column lie side by side; step and the size of an item depend on the
+ * instruction set:
+ *
+ *   contents[e, n / 32, k / step, n % 32, k % step], k and n padded with zeros
+ *
+ * Every operator that takes the weight computes the same bits from it as from the one it was made of, on every
+ * instruction set. On the one it was packed for (moe_packed_is_current) it is used where it lies; elsewhere parts of it
+ * are packed again in every call, as with any other weight.
+ *
+ * The header holds a magic number, the byte order, the version of the format, dtype, shape and layout, all sizes, and
+ * sums over itself and the contents. Whatever it says is checked against the memory before it is believed.
+ */
+#ifndef MOE_NATIVE_PACK_H
+#define MOE_NATIVE_PACK_H
+
+#include "moe_native/runtime.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define MOE_PACKED_HEADER 128
+#define MOE_PACKED_VERSION 1
+
+typedef struct moe_pack_args {
+    const moe_tensor* w; /* int8, int32 or int4 in any form of grouped_matmul.h, also packed already */
+    int64_t k;           /* 0: as many as the shape of w says, padding of tiles included */
+    int64_t n;           /* likewise; eight to an int32 */
+    moe_tensor* out;     /* uint8 (bytes,), contiguous. From an address that 64 divides, kernels read it fastest */
+} moe_pack_args;
+
+/* Null tensors: 161001. All else, also weights without k or n: 161002. `shapes` tells the bytes needed. */
+MOE_API moe_status moe_pack_shapes(const moe_pack_args* args, moe_tensor outputs[1]);
+MOE_API moe_status moe_pack_check(const moe_pack_args* args);
+MOE_API moe_status moe_pack_plan(const moe_pack_args* args, moe_plan* plan);
+MOE_API moe_status moe_pack_run(const moe_pack_args* args, const moe_plan* plan, void* workspace,
+                                uint64_t workspace_size, const moe_run_options* options);
+
+/* Describes the packed weight in `memory` as a tensor, int8 or int4 (e, k, n), which the operators take as a weight.
+ * Memory that is no packed weight, belongs to a newer version or another byte order, is cut off, or has a header that
+ * contradicts itself: 161002. Reads the header only. Null: 161001. */
+MOE_API moe_status moe_packed_view(const void* memory, uint64_t size, moe_tensor* tensor);
+
+/* The same, and whether the contents are those that were packed. Reads all of them. */
+MOE_API moe_status moe_packed_verify(const void* memory, uint64_t size);
+
+/* Whether the kernels that would be used now read the tensor where it lies. */
+MOE_API bool moe_packed_is_current(const moe_tensor* tensor);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,17 @@
+// The sizes of the processor's caches, for choices between ways to move data.
+#pragma once
+
+#include <cstdint>
+
+namespace moe {
+
+// The second level, which a thread usually has for itself, and the last one, which threads share. Asked once; where
+// neither the C library nor the system knows, what small servers have.
+int64_t second_level_cache_bytes();
+int64_t last_level_cache_bytes();
+
+// Whether a result of so many bytes is better written past the caches: beyond half of the last level its first lines
+// are gone when its last ones are written, so nobody finds it there.
+bool outgrows_caches(int64_t bytes);
+
+}  // namespace moe

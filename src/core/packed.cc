@@ -1,0 +1,190 @@
+#include "core/packed.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+
+#include "core/nz.h"
+
+namespace moe {
+namespace {
+
+constexpr char magic[8] = {'m', 'o', 'e', 'p', 'a', 'c', 'k', '\n'};
+constexpr uint32_t this_order = 0x01020304;
+constexpr uint32_t other_order = 0x04030201;
+
+struct Header {
+    char magic[8];
+    uint32_t byte_order;
+    uint32_t version;
+    uint32_t header_bytes;
+    int32_t dtype;
+    int64_t experts, k, n;
+    int64_t layout;
+    uint64_t bytes;  // of header and contents
+    uint64_t reserved[6];
+    uint64_t contents_sum;
+    uint64_t header_sum;  // of everything before it
+};
+static_assert(sizeof(Header) == MOE_PACKED_HEADER);
+
+// A change within 32 bytes always changes it: each step is a bijection of the lane and of the word.
+uint64_t sum_of(const void* data, int64_t bytes) {
+    constexpr uint64_t factor = 0x9E3779B97F4A7C15u;
+    const auto* at = static_cast<const unsigned char*>(data);
+    uint64_t lane[4] = {1, 2, 3, 4};
+    for (int64_t i = 0; i < bytes; i += 32) {
+        uint64_t word[4] = {};
+        std::memcpy(word, at + i, static_cast<size_t>(std::min<int64_t>(32, bytes - i)));
+        for (int j = 0; j < 4; ++j) {
+            lane[j] = (lane[j] ^ word[j]) * factor;
+            lane[j] ^= lane[j] >> 29;
+        }
+    }
+    uint64_t sum = static_cast<uint64_t>(bytes);
+    for (const uint64_t l : lane) sum = (sum ^ l) * factor;
+    return sum;
+}
+
+constexpr int64_t header_summed = offsetof(Header, header_sum);
+
+Status refuse(const char* seen) {
+    return fail(MOE_ERROR_INVALID, Kind::value, "packed weight", "%s", seen);
+}
+
+Status read_header(const void* memory, uint64_t size, Tensor* tensor, Header* header) {
+    if (memory == nullptr) return fail(MOE_ERROR_NULL, Kind::missing, "packed weight", "null");
+    if (size < sizeof magic || std::memcmp(memory, magic, sizeof magic) != 0)
+        return refuse("bytes of something else, needed what pack made");
+    if (size < sizeof(Header))
+        return fail(MOE_ERROR_INVALID, Kind::value, "packed weight",
+                    "cut off in its header after %llu bytes, needed %d", static_cast<unsigned long long>(size),
+                    MOE_PACKED_HEADER);
+    std::memcpy(header, memory, sizeof *header);
+    if (header->byte_order == other_order)
+        return refuse("written in the other byte order, needed that of this machine");
+    if (header->byte_order != this_order) return refuse("a damaged header (byte order), needed what pack made");
+    if (header->version != MOE_PACKED_VERSION)
+        return fail(MOE_ERROR_INVALID, Kind::value, "packed weight", "version %u of the format, needed %d",
+                    header->version, MOE_PACKED_VERSION);
+    if (header->header_bytes != sizeof(Header) || header->header_sum != sum_of(header, header_summed))
+        return refuse("a damaged header (its sum), needed what pack made");
+    for (const uint64_t word : header->reserved)
+        if (word != 0) return refuse("a header with more in it than this version knows");
+    if (header->dtype != MOE_INT8 && header->dtype != MOE_INT4)
+        return fail(MOE_ERROR_INVALID, Kind::value, "packed weight", "dtype %d in its header, needed int8 or int4",
+                    header->dtype);
+    auto* contents = const_cast<char*>(static_cast<const char*>(memory)) + sizeof(Header);
+    MOE_TRY(packed_describe(contents, static_cast<Dtype>(header->dtype), header->experts, header->k, header->n,
+                            static_cast<PanelLayout>(header->layout), "packed weight", tensor));
+    const auto needed = sizeof(Header) + static_cast<uint64_t>(packed_storage(*tensor).bytes());
+    if (header->bytes != needed || size != needed)
+        return fail(MOE_ERROR_INVALID, Kind::value, "packed weight", "%llu bytes, needed %llu: %s",
+                    static_cast<unsigned long long>(size), static_cast<unsigned long long>(needed),
+                    size < needed ? "it is cut off" : "there is more than the header says");
+    return MOE_OK;
+}
+
+// Zero for a layout of nobody, too large for any tensor where it would overflow.
+int64_t panel_bytes(int64_t layout, int64_t k) {
+    if (layout < 1 || layout > panel_layouts) return 0;
+    if (k > INT64_MAX / 128) return INT64_MAX;
+    const PanelOrder order = panel_order(static_cast<PanelLayout>(layout));
+    return order.size(k) * order.item_size;
+}
+
+void fill_storage_shape(const int64_t* shape, int64_t layout, int64_t* storage_shape) {
+    storage_shape[0] = shape[0];
+    storage_shape[1] = ceil_divide(shape[2], panel_width);
+    storage_shape[2] = panel_bytes(layout, shape[1]);
+    storage_shape[3] = layout;
+}
+
+}  // namespace
+
+PackedStorage packed_storage(const Tensor& tensor) {
+    return {tensor.shape[0],         tensor.shape[1],         tensor.shape[2],
+            tensor.storage_shape[1], tensor.storage_shape[2], static_cast<PanelLayout>(tensor.storage_shape[3])};
+}
+
+Status packed_consistent(const Tensor& tensor, const char* name) {
+    if (tensor.dtype != MOE_INT8 && tensor.dtype != MOE_INT4)
+        return fail(MOE_ERROR_INVALID, Kind::dtype, name, "packed %s, needed int8 or int4",
+                    moe_dtype_name(tensor.dtype));
+    if (tensor.rank != 3 || tensor.storage_rank != 4)
+        return fail(MOE_ERROR_INVALID, Kind::shape, name, "packed, with %d and %d dimensions, needed 3 and 4 stored",
+                    tensor.rank, tensor.storage_rank);
+    const int64_t layout = tensor.storage_shape[3];
+    if (layout < 1 || layout > panel_layouts)
+        return fail(MOE_ERROR_INVALID, Kind::value, name, "packed in layout %lld, needed 1 to %lld",
+                    static_cast<long long>(layout), static_cast<long long>(panel_layouts));
+    int64_t needed[4];
+    fill_storage_shape(tensor.shape, layout, needed);
+    if (std::equal(needed, needed + 4, tensor.storage_shape)) return MOE_OK;
+    return fail(MOE_ERROR_INVALID, Kind::shape, name, "packed storage shape %s, needed %s for shape %s",
+                describe_shape(4, tensor.storage_shape).text, describe_shape(4, needed).text,
+                describe_shape(3, tensor.shape).text);
+}
+
+Status packed_describe(void* memory, Dtype dtype, int64_t experts, int64_t k, int64_t n, PanelLayout layout,
+                       const char* name, Tensor* tensor) {
+    // Checks the dimensions before they are rounded up, then the storage shape that came of it.
+    const int64_t shape[] = {experts, k, n};
+    Tensor made = moe_tensor_make(memory, dtype, 3, shape);
+    MOE_TRY(required(&made, name));
+    made.format = MOE_FORMAT_PACKED;
+    made.storage_rank = 4;
+    fill_storage_shape(shape, static_cast<int64_t>(layout), made.storage_shape);
+    MOE_TRY(required(&made, name));
+    *tensor = made;
+    return MOE_OK;
+}
+
+void write_packed_header(const Tensor& tensor) {
+    const PackedStorage storage = packed_storage(tensor);
+    Header header = {};
+    std::memcpy(header.magic, magic, sizeof magic);
+    header.byte_order = this_order;
+    header.version = MOE_PACKED_VERSION;
+    header.header_bytes = sizeof header;
+    header.dtype = tensor.dtype;
+    header.experts = storage.experts;
+    header.k = storage.k;
+    header.n = storage.n;
+    header.layout = static_cast<int64_t>(storage.layout);
+    header.bytes = sizeof header + static_cast<uint64_t>(storage.bytes());
+    header.contents_sum = sum_of(tensor.data, storage.bytes());
+    header.header_sum = sum_of(&header, header_summed);
+    std::memcpy(static_cast<char*>(tensor.data) - sizeof header, &header, sizeof header);
+}
+
+namespace {
+
+constexpr const char* scope_name = "pack";
+
+Status view(const void* memory, uint64_t size, Tensor* tensor) {
+    if (tensor == nullptr) return fail(MOE_ERROR_NULL, Kind::missing, "tensor", "null");
+    Header header;
+    return read_header(memory, size, tensor, &header);
+}
+
+Status verify(const void* memory, uint64_t size) {
+    Tensor tensor;
+    Header header;
+    MOE_TRY(read_header(memory, size, &tensor, &header));
+    if (header.contents_sum == sum_of(tensor.data, packed_storage(tensor).bytes())) return MOE_OK;
+    return refuse("contents that were changed after they were packed, needed those that pack made");
+}
+
+}  // namespace
+}  // namespace moe
+
+moe_status moe_packed_view(const void* memory, uint64_t size, moe_tensor* tensor) {
+    const moe::OpScope scope(moe::scope_name);
+    return moe::view(memory, size, tensor);
+}
+
+moe_status moe_packed_verify(const void* memory, uint64_t size) {
+    const moe::OpScope scope(moe::scope_name);
+    return moe::verify(memory, size);
+}

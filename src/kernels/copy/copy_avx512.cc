@@ -1,0 +1,2 @@
+#define MOE_COPY_TABLE copy_avx512
+#include "kernels/copy/copy_body.h"

@@ -1,0 +1,2 @@
+#define MOE_IGEMM_TABLE igemm_i8mm
+#include "kernels/igemm/igemm_arm.h"

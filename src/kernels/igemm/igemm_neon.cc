@@ -1,0 +1,2 @@
+#define MOE_IGEMM_TABLE igemm_neon
+#include "kernels/igemm/igemm_arm.h"
