@@ -10,9 +10,8 @@ constexpr int64_t stage_bytes = stage_rows * igemm::columns;
 
 // A packed panel stays in the first-level cache while the tiles of x pass it.
 constexpr int64_t largest_panel = 16 * 1024;
-// Of weights that are streamed, only neighbouring panels need to stay, in the second-level cache, where they share lines.
+// Of weights that are streamed nothing needs to stay.
 constexpr int64_t largest_stream = 64 * 1024;
-constexpr int64_t largest_streams = 128 * 1024;
 // Rows of a batch, packed, and what the caller keeps of them, for each thread. More would save nothing: a batch that
 // reads a weight again has many rows for it.
 constexpr int64_t batch_bytes = 2 * 1024 * 1024;
@@ -306,7 +305,7 @@ void GroupedProduct::book(const ExpertWeights& weights, int64_t rows, int64_t k,
         return Split{block_k, ceil_divide(unit_k_, block_k)};
     };
     packed_split_ = split(largest_panel / (igemm::columns * kernels_->item_size));
-    streamed_split_ = split(std::min(largest_stream, largest_streams / panels) / igemm::columns);
+    streamed_split_ = split(largest_stream / igemm::columns);
     wide_ = unit_k_ > igemm::exact_k;
     tile_rows_ = kernels_->rows / parts_;
     row_bytes_ = 0;
@@ -354,7 +353,7 @@ GroupedProduct::Tiles GroupedProduct::tiles(int64_t begin, int64_t end) const {
 }
 
 bool GroupedProduct::streams(const Tiles& tiles) const {
-    return tiles.rows * parts_ <= kernels_->stream_rows;
+    return weights_->tiled() && tiles.rows * parts_ <= kernels_->stream_rows;
 }
 
 const GroupedProduct::Split& GroupedProduct::split(const Tiles& tiles) const {

@@ -86,7 +86,7 @@ class ExpertWeights {
     bool packed_for(const IgemmKernels& kernels) const { return packed_ && storage_.layout == kernels.layout; }
     // Such a panel from `row` on, null for any other.
     const int8_t* panel(const IgemmKernels& kernels, int64_t expert, int64_t row, const PanelColumns& columns) const;
-    // Where the rows [begin, end) of the columns are, which lie in one tile.
+    // Where the rows [begin, end) of columns of one tile are, or of a panel that lies ready.
     Ahead ahead(const IgemmKernels& kernels, int64_t expert, int64_t begin, int64_t end,
                 const PanelColumns& columns) const;
 
@@ -127,6 +127,8 @@ struct PanelGroup {
     static constexpr int64_t most = 2 * ExpertWeights::most_panels_together;
 
     int64_t expert = 0;
+    int64_t begin = 0;  // of the rows that take them
+    int64_t end = 0;
     int64_t runs = 1;
     int64_t count = 0;
     PanelColumns columns[most];
@@ -174,21 +176,20 @@ class GroupedProduct {
             // Each group waits for the next one to be known, whose weights are prefetched meanwhile.
             PanelGroup groups[2];
             int waiting = 0;
-            int64_t rows_begin = 0;
-            int64_t rows_end = 0;
             const auto finish = [&](const PanelGroup& next) {
-                if (rows_begin < rows_end)
-                    for_each_tile(thread, tiles(rows_begin, rows_end), groups[waiting], next, prepare(groups[waiting]));
+                const PanelGroup& group = groups[waiting];
+                if (group.begin < group.end)
+                    for_each_tile(thread, tiles(group.begin, group.end), group, next, prepare(group));
             };
             experts.for_each(first, last, [&](int64_t expert, int64_t from, int64_t to) {
                 for (int64_t item = begin; item < end; ++item) {
                     PanelGroup& next = groups[1 - waiting];
                     next.expert = expert;
+                    next.begin = from;
+                    next.end = to;
                     fill(item, next);
                     finish(next);
                     waiting = 1 - waiting;
-                    rows_begin = from;
-                    rows_end = to;
                 }
             });
             finish(PanelGroup());
@@ -237,7 +238,7 @@ class GroupedProduct {
     // Items of a parallel loop that make a thread worth its start.
     int64_t grain(int64_t rows) const;
     Tiles tiles(int64_t begin, int64_t end) const;
-    // Whether the rows are so few that they use the weights as they are.
+    // Whether the rows are so few that they use the weights as they are: tiles only, whose rows follow each other.
     bool streams(const Tiles& tiles) const;
     const Split& split(const Tiles& tiles) const;
     Block block(const Split& blocks, int64_t unit, int64_t index) const;
