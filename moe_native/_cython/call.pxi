@@ -7,6 +7,7 @@ import ml_dtypes
 import numpy as np
 
 cimport numpy as cnp
+from cpython.long cimport PyLong_AsLongLongAndOverflow
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.string cimport memset
 
@@ -87,7 +88,7 @@ def as_array(value):
     Takes ndarrays, CPU torch tensors (bfloat16 too, which NumPy refuses: its bits are reinterpreted), and objects with
     ``__array_interface__`` or ``__dlpack__``.
     """
-    if isinstance(value, np.ndarray):
+    if cnp.PyArray_Check(value):
         return value
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
@@ -292,7 +293,7 @@ cdef class Call:
                     "can hold"
                 ) from None
         else:
-            if not isinstance(out, np.ndarray):
+            if not cnp.PyArray_Check(out):
                 raise TypeError(f"{self.op}: out: {type(out).__name__} for {name}, needed a NumPy array")
             array = out
             shape = tuple([dims[d] for d in range(needed.rank)])
@@ -351,6 +352,13 @@ cdef class Call:
         return 0
 
     cdef int64_t integer(self, str name, object value) except? -1:
+        cdef int overflow = 0
+        cdef int64_t small
+        # What nearly every call passes.
+        if type(value) is int:
+            small = PyLong_AsLongLongAndOverflow(value, &overflow)
+            if overflow == 0:
+                return small
         if isinstance(value, (bool, np.bool_)):
             raise TypeError(f"{self.op}: {name}: {value!r}, needed an int")
         try:
@@ -362,6 +370,8 @@ cdef class Call:
         return number
 
     cdef cbool boolean(self, str name, object value) except? False:
+        if value is True or value is False:
+            return value is True
         if not isinstance(value, (bool, np.bool_)):
             raise TypeError(f"{self.op}: {name}: {type(value).__name__}, needed a bool")
         return value

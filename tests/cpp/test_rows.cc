@@ -201,6 +201,77 @@ TEST_CASE("quantisation rounds half to even and saturates") {
     });
 }
 
+// What the quantisation kernels replace by products where that changes nothing.
+int8_t divided(float value, float divisor) {
+    const float quotient = value / divisor;
+    if (std::isnan(quotient)) return 0;
+    return static_cast<int8_t>(std::nearbyint(std::min(127.0f, std::max(-128.0f, quotient))));
+}
+
+TEST_CASE("quantisation gives the codes of the quotients, however close they are to a half") {
+    constexpr int64_t n = 320;
+    std::mt19937 engine(5);
+    std::uniform_real_distribution<float> uniform(-1.0f, 1.0f);
+    for_each_table([&](const RowKernels& kernels) {
+        for (int round = 0; round < 200; ++round) {
+            const float divisor = std::ldexp(1.0f + (uniform(engine) + 1.0f) / 2, round % 8 == 0 ? round - 150 : -7);
+            CAPTURE(divisor);
+            std::vector<float> source(n);
+            std::vector<int8_t> codes(n);
+            for (float& value : source) {
+                value = (std::floor(uniform(engine) * 127.0f) + 0.5f) * divisor;
+                for (unsigned step = engine() % 4; step > 0; --step)
+                    value = std::nextafter(value, engine() % 2 ? 1e30f : -1e30f);
+                if (engine() % 4 == 0) value = uniform(engine) * 130.0f * divisor;
+                if (round % 4 == 0 && engine() % 16 == 0) value = values(1, static_cast<unsigned>(engine()))[0];
+            }
+            kernels.quantise(source.data(), divisor, codes.data(), n);
+            for (size_t i = 0; i < n; ++i) {
+                CAPTURE(source[i]);
+                REQUIRE(codes[i] == divided(source[i], divisor));
+            }
+        }
+    });
+}
+
+TEST_CASE("quantisation of 16-bit floats gives the codes of the float32 ones") {
+    for_each_table([&](const RowKernels& kernels) {
+        for (const int64_t n : {0, 1, 63, 64, 65, 128, 1000})
+            for (unsigned seed = 0; seed < 8; ++seed) {
+                CAPTURE(n);
+                std::mt19937 engine(seed);
+                const auto size = static_cast<size_t>(n);
+                std::vector<uint16_t> halves(size);
+                // The same exponent everywhere is what makes many quotients halves.
+                for (uint16_t& half : halves)
+                    half = static_cast<uint16_t>(0x3C00 + engine() % (seed < 4 ? 0x80 : 0x400) + engine() % 2 * 0x8000);
+                std::vector<float> source(size);
+                std::vector<int8_t> codes(size), needed(size);
+                const auto check = [&](auto widen, auto largest_magnitude, auto quantise) {
+                    (kernels.*widen)(halves.data(), source.data(), n);
+                    const float largest = first.largest_magnitude(source.data(), n);
+                    CHECK(bits_of((kernels.*largest_magnitude)(halves.data(), n)) == bits_of(largest));
+                    const float scale = n == 0 ? 1.0f : largest / 127.0f;
+                    for (size_t i = 0; i < size; ++i) needed[i] = divided(source[i], scale);
+                    (kernels.*quantise)(halves.data(), scale, codes.data(), n);
+                    CHECK(codes == needed);
+                };
+                check(&RowKernels::widen_f16, &RowKernels::largest_magnitude_f16, &RowKernels::quantise_f16);
+                check(&RowKernels::widen_bf16, &RowKernels::largest_magnitude_bf16, &RowKernels::quantise_bf16);
+                if (n == 0) continue;
+                for (const uint16_t special : {0x7FFF, 0xFC01, 0x7C00, 0xFF80, 0x7F81, 0x8001}) {
+                    halves[size / 2] = special;
+                    kernels.widen_f16(halves.data(), source.data(), n);
+                    CHECK(bits_of(kernels.largest_magnitude_f16(halves.data(), n)) ==
+                          bits_of(first.largest_magnitude(source.data(), n)));
+                    kernels.widen_bf16(halves.data(), source.data(), n);
+                    CHECK(bits_of(kernels.largest_magnitude_bf16(halves.data(), n)) ==
+                          bits_of(first.largest_magnitude(source.data(), n)));
+                }
+            }
+    });
+}
+
 TEST_CASE("a row whose scale is zero or not finite quantises to zeros") {
     for (const float bad : {0.0f, INFINITY, -INFINITY, NAN, 1e-45f}) {
         const float row[] = {0.0f, bad, 0.0f};
