@@ -73,17 +73,7 @@ typedef enum aclrtMemMallocPolicy {
 
 typedef enum aclrtMemAttr {
     ACL_DDR_MEM = 0,
-    ACL_HBM_MEM = 1,
-    ACL_DDR_MEM_HUGE = 2,
-    ACL_DDR_MEM_NORMAL = 3,
-    ACL_HBM_MEM_HUGE = 4,
-    ACL_HBM_MEM_NORMAL = 5,
-    ACL_DDR_MEM_P2P_HUGE = 6,
-    ACL_DDR_MEM_P2P_NORMAL = 7,
-    ACL_HBM_MEM_P2P_HUGE = 8,
-    ACL_HBM_MEM_P2P_NORMAL = 9,
-    ACL_HBM_MEM_HUGE1G = 10,
-    ACL_HBM_MEM_P2P_HUGE1G = 11
+    ACL_HBM_MEM = 1
 } aclrtMemAttr;
 
 typedef enum aclrtMemLocationType {
