@@ -25,7 +25,5 @@ def ascend_home() -> Path:
     # Beside the extension module: an editable install keeps that apart from the sources.
     home = Path(_core.__file__).parent / "ascend"
     if not home.is_dir():
-        raise FileNotFoundError(
-            f"{home} is not there: this installation was made without the CPU device"
-        )
+        raise FileNotFoundError(f"{home} is not there: this installation was made without the CPU device")
     return home

@@ -493,7 +493,8 @@ class InitRouting {
         const auto begin_row = [&](int64_t landing) {
             const int64_t expert = factors_per_expert() ? ids_.data<int32_t>()[landings_[landing].entry] - start_ : 0;
             const float* row_factors = factors() ? scale_.data<float>() + expert * hidden_ : nullptr;
-            quantiser.begin({x_row(token_of(landing)), reinterpret_cast<const char*>(row_factors)}, next_codes, nullptr);
+            quantiser.begin({x_row(token_of(landing)), reinterpret_cast<const char*>(row_factors)}, next_codes,
+                            nullptr);
         };
         begin_row(begin);
         quantiser.complete();

@@ -23,12 +23,7 @@ class RowQuantiser {
     // `fixed` is null for a scale of the row itself. `buffer` holds n floats when there are factors.
     RowQuantiser(const RowKernels& kernels, Dtype dtype, Dtype factor_dtype, const Static* fixed, int64_t n,
                  float* buffer)
-        : kernels_(kernels),
-          dtype_(dtype),
-          factor_dtype_(factor_dtype),
-          fixed_(fixed),
-          n_(n),
-          buffer_(buffer) {}
+        : kernels_(kernels), dtype_(dtype), factor_dtype_(factor_dtype), fixed_(fixed), n_(n), buffer_(buffer) {}
 
     // The next row, and one that is read ahead meanwhile, or null.
     void begin(Row row, int8_t* codes, const char* ahead) {

@@ -281,8 +281,9 @@ class Unpermute {
         }
         if (context.zeroes_undefined()) zero_indices();
         const RowKernels& kernels = row_kernels();
-        const CombineProblem problem = {args_.permuted_tokens->dtype, token_count_, hidden_, experts_per_token, slots_,
-                                        workspace.at<CombineTerm>(terms_)};
+        const CombineProblem problem = {
+            args_.permuted_tokens->dtype,     token_count_, hidden_, experts_per_token, slots_,
+            workspace.at<CombineTerm>(terms_)};
         combine_rows(problem, workspace.threads(), [&](int64_t token, CombineTerm* terms) {
             return describe(kernels, token, experts_per_token, slot_probs, terms);
         });

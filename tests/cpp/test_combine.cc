@@ -36,7 +36,7 @@ float identity(float value) {
 
 // A whole problem: K rows, each with a bias, and two skips.
 template <class T, float (*widen)(T), T (*narrow)(float)>
-void check(CombineKernel CombineKernels::* member, int64_t n, int64_t count, int skips, bool has_bias, float start) {
+void check(CombineKernel CombineKernels::*member, int64_t n, int64_t count, int skips, bool has_bias, float start) {
     CAPTURE(n);
     CAPTURE(count);
     CAPTURE(skips);
@@ -88,7 +88,7 @@ void check(CombineKernel CombineKernels::* member, int64_t n, int64_t count, int
 }
 
 template <class T, float (*widen)(T), T (*narrow)(float)>
-void check_all(CombineKernel CombineKernels::* member) {
+void check_all(CombineKernel CombineKernels::*member) {
     for (const int64_t n : {1, 15, 16, 17, 63, 64, 65, 96, 127, 128, 129, 200, 1001})
         for (const int64_t count : {0, 1, 2, 3, 8, 16})
             for (const int skips : {0, 1, 2})

@@ -146,8 +146,8 @@ constexpr float close_to_half = 0.5f - 0x1p-15f;
 #if defined(__AVX512F__)
 // Saturated. Packing takes turns between its operands, in every quarter.
 inline __m512i packed_in_order(const __m512i* integers) {
-    const __m512i bytes = _mm512_packs_epi16(_mm512_packs_epi32(integers[0], integers[1]),
-                                             _mm512_packs_epi32(integers[2], integers[3]));
+    const __m512i bytes =
+        _mm512_packs_epi16(_mm512_packs_epi32(integers[0], integers[1]), _mm512_packs_epi32(integers[2], integers[3]));
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     return _mm512_permutexvar_epi32(order, bytes);
 }
@@ -274,8 +274,8 @@ inline bool quantise_block_bf16(const uint16_t* source, float reciprocal, int8_t
     }
     __m512i integers[4];
     const bool exact = round_products(values, reciprocal, integers);
-    const __m512i bytes = _mm512_packs_epi16(_mm512_packs_epi32(integers[0], integers[1]),
-                                             _mm512_packs_epi32(integers[2], integers[3]));
+    const __m512i bytes =
+        _mm512_packs_epi16(_mm512_packs_epi32(integers[0], integers[1]), _mm512_packs_epi32(integers[2], integers[3]));
     _mm512_storeu_si512(codes, _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), bytes));
     return exact;
 }
