@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -131,9 +131,9 @@ def prepare_gmm(spec: Mapping[str, Any], peer: Peer) -> Work:
         part.sort()
     arguments = {"pertoken_scale": row_scale, "logit": logit, "row_index": row_index, "output_bs": tokens}
 
-    def call(i: int, out: Any) -> Array:
+    def call(i: int, out: Any, held: Sequence[moe_native.NzArray | moe_native.PackedWeight] = stored) -> Array:
         return moe_native.npu_grouped_matmul_finalize_routing(
-            x, stored[i], counts, scale=scale, shared_input=shared, out=out, **arguments
+            x, held[i], counts, scale=scale, shared_input=shared, out=out, **arguments
         )
 
     chosen = np.sort(rng.choice(tokens, min(tokens, SAMPLE), replace=False))
@@ -154,7 +154,10 @@ def prepare_gmm(spec: Mapping[str, Any], peer: Peer) -> Work:
     def error(result: Array) -> float:
         return error_of(result[np.ix_(chosen, columns)], exact)
 
-    contenders = ours(spec, call, np.empty((tokens, n), np.float32), error)
+    out = np.empty((tokens, n), np.float32)
+    contenders = ours(spec, call, out, error)
+    stored_packed = [moe_native.pack(w) for w in stored]
+    contenders.append(Contender("moe_native, packed, out=", lambda i: call(i, out, stored_packed), error, ours=True))
     prepared = [w.astype(np.float32) for w in weights]
     factor = row_scale * logit
 

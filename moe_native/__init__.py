@@ -38,6 +38,7 @@ from moe_native.permute import npu_moe_token_permute_with_routing_map as npu_moe
 from moe_native.permute import npu_moe_token_unpermute_with_routing_map as npu_moe_token_unpermute_with_routing_map
 from moe_native.quant import npu_dynamic_quant as npu_dynamic_quant
 from moe_native.quant import npu_swiglu as npu_swiglu
+from moe_native.runtime import bf16_mode as bf16_mode
 from moe_native.runtime import get_isa_limit as get_isa_limit
 from moe_native.runtime import get_num_threads as get_num_threads
 from moe_native.runtime import isa_limit as isa_limit

@@ -90,7 +90,7 @@ def npu_ffn(
     array (..., N2)
         Floating sums are float32, in ascending k; the values between the products are stored in the dtype of `x`
         (in float32 when float16 `x` meets int8 weights). int8 sums are exact. A row's result does not depend on which
-        rows are computed with it.
+        rows are computed with it. bfloat16 weights: see `bf16_mode`.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Threads, instruction sets and limits of the calls of this process."""
+"""Threads, instruction sets, limits and modes of the calls of this process."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -8,6 +8,8 @@ from moe_native import _core
 
 LimitsName = Literal["none", "atlas-a2", "seed"]
 _LIMITS: tuple[LimitsName, ...] = ("none", "atlas-a2", "seed")
+Bf16Mode = Literal["fast", "exact", "dot"]
+_BF16_MODES: tuple[Bf16Mode, ...] = ("fast", "exact", "dot")
 
 
 def set_num_threads(threads: int) -> None:
@@ -138,3 +140,47 @@ def limits(name: LimitsName) -> Iterator[None]:
         yield
     finally:
         _core.set_limits(previous)
+
+
+class _Bf16Mode(AbstractContextManager[None]):
+    """A mode that is in force already, and ends with its ``with`` block if it has one."""
+
+    def __init__(self, mode: Bf16Mode) -> None:
+        self._previous: int = _core.set_bf16_mode(_BF16_MODES.index(mode))
+
+    def __exit__(self, *exception: object) -> None:
+        _core.set_bf16_mode(self._previous)
+
+
+def bf16_mode(mode: Bf16Mode) -> AbstractContextManager[None]:
+    """Choose how products of bfloat16 with bfloat16 are computed in the calls of this thread.
+
+    Takes effect at once and stays; as a context manager it ends with the ``with`` block. It concerns `npu_ffn` with
+    bfloat16 weights. The environment variable ``MOE_NATIVE_BF16`` sets the mode of threads that choose none.
+
+    Parameters
+    ----------
+    mode : {"fast", "exact", "dot"}
+        ``"exact"``: every product and sum in float32, the same bits on every instruction set with FMA. ``"dot"``: the
+        bfloat16 dot instruction wherever the processor has one; it adds products two by two and takes subnormal
+        operands and sums for zero. ``"fast"``, the default: the dot instruction where it is the faster one of the two.
+
+    Returns
+    -------
+    context manager
+        Its end restores the mode that was in force before.
+
+    Raises
+    ------
+    ValueError
+        If `mode` is none of these.
+
+    Examples
+    --------
+    >>> import moe_native
+    >>> with moe_native.bf16_mode("exact"):
+    ...     pass  # calls of npu_ffn
+    """
+    if mode not in _BF16_MODES:
+        raise ValueError(f"bf16_mode: mode: {mode!r}, needed one of {', '.join(map(repr, _BF16_MODES))}")
+    return _Bf16Mode(mode)

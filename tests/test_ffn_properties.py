@@ -1,5 +1,6 @@
 """npu_ffn: what must hold whatever the numbers are."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -9,17 +10,18 @@ import pytest
 from cases.ffn import SCENARIOS, example, interval
 
 import moe_native
-from moe_native import npu_ffn, set_num_threads
-from moe_native.testing import assert_same_bits
+from moe_native import bf16_mode, npu_ffn, set_num_threads
+from moe_native.testing import assert_same_bits, bfloat16
 
 # Large enough that every thread gets a share, and experts of 1 to many rows.
 TOKENS = [300, 1, 0, 2, 3, 4, 64, 26]
 SIZES = {"rows": sum(TOKENS), "k1": 130, "k2": 300, "n2": 70, "experts": len(TOKENS)}
 
 
-@pytest.fixture(params=SCENARIOS)
+@pytest.fixture(params=[*SCENARIOS, "bf16 dot", "bf16 exact"])
 def layer(request):
-    return example(np.random.default_rng(0), request.param, "gelu", **SIZES) | {"expert_tokens": TOKENS}
+    with bf16_mode(request.param.split()[1] if request.param in ("bf16 dot", "bf16 exact") else "fast"):
+        yield example(np.random.default_rng(0), request.param, "gelu", **SIZES) | {"expert_tokens": TOKENS}
 
 
 def of_experts(arguments, select):
@@ -86,6 +88,16 @@ def test_repeated_calls(layer):
 def test_instruction_sets(scenario):
     """Same bits: int8 on all sets, floats on all with FMA. Without FMA the derived bounds hold too."""
     layer = example(np.random.default_rng(3), scenario, "fastgelu", **SIZES) | {"expert_tokens": TOKENS}
+    with bf16_mode("exact"):
+        results = on_every_instruction_set(layer)
+    fused = [r for name, r in results.items() if name != "baseline" or scenario.startswith("int8")]
+    for result in fused:
+        assert_same_bits(result, fused[0])
+    low, high = interval(layer, results["baseline"].dtype)
+    assert ((low <= results["baseline"].astype(float)) & (results["baseline"].astype(float) <= high)).all()
+
+
+def on_every_instruction_set(layer):
     results = {}
     try:
         for name in ("baseline", "avx2", "avx512", "avx512vnni", "avx512bf16", "neon", "dotprod", "i8mm"):
@@ -96,11 +108,55 @@ def test_instruction_sets(scenario):
             results[name] = npu_ffn(**layer)
     finally:
         moe_native.isa_limit(None)
-    fused = [r for name, r in results.items() if name != "baseline" or scenario.startswith("int8")]
-    for result in fused:
-        assert_same_bits(result, fused[0])
-    low, high = interval(layer, results["baseline"].dtype)
-    assert ((low <= results["baseline"].astype(float)) & (results["baseline"].astype(float) <= high)).all()
+    return results
+
+
+@pytest.mark.parametrize("mode", ["fast", "exact", "dot"])
+def test_bf16_modes(mode):
+    """Every mode is within the bounds; the exact one is what sets without a dot instruction compute."""
+    layer = example(np.random.default_rng(4), "bf16", "silu", **SIZES) | {"expert_tokens": TOKENS}
+    with bf16_mode(mode):
+        results = on_every_instruction_set(layer)
+    low, high = interval(layer, bfloat16)
+    for result in results.values():
+        assert ((low <= result.astype(float)) & (result.astype(float) <= high)).all()
+    if mode == "dot" and "avx512bf16" in results:
+        assert (results["avx512bf16"] != results["avx2"]).any()
+
+
+def test_bf16_mode_by_call_and_by_block():
+    layer = example(np.random.default_rng(5), "bf16", "silu", **SIZES) | {"expert_tokens": TOKENS}
+    bf16_mode("exact")
+    exact = npu_ffn(**layer)
+    with bf16_mode("dot"):
+        dot = npu_ffn(**layer)
+        with bf16_mode("exact"):
+            assert_same_bits(npu_ffn(**layer), exact)
+        assert_same_bits(npu_ffn(**layer), dot)
+    assert_same_bits(npu_ffn(**layer), exact)
+    bf16_mode("fast")
+    with pytest.raises(ValueError, match="mode: 'quick', needed one of 'fast', 'exact', 'dot'"):
+        bf16_mode("quick")
+
+
+def test_bf16_mode_of_the_environment():
+    code = (
+        "import numpy as np, moe_native as m; x = np.ones((1, 2), np.float32); m.npu_ffn(x, x.T @ x, x.T @ x, 'relu')"
+    )
+    for mode, needed in (
+        ("exact", None),
+        ("", None),
+        ("quick", 'MOE_NATIVE_BF16: unknown mode "quick", needed "fast"'),
+    ):
+        seen = subprocess.run(
+            [sys.executable, "-P", "-c", code],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=os.environ | {"MOE_NATIVE_BF16": mode},
+        )
+        assert (seen.returncode == 0) == (needed is None), seen.stderr
+        assert needed is None or needed in seen.stderr
 
 
 def test_no_float32_copy_of_float16_weights():

@@ -45,6 +45,22 @@ def test_any_number_of_threads(layer, threads):
         set_num_threads(0)
 
 
+@pytest.mark.parametrize("storage", ["plain", "tiles"])
+@pytest.mark.parametrize("count", [1, 2, 4, 5, 12, 13, 25, 97, 193, 300])
+def test_rows_together_and_one_by_one(layer, count, storage):
+    """Few rows of an expert take another way through its weights than many, and the last of many are no few rows."""
+    w = npu_format_cast(layer["w"], 29) if storage == "tiles" else layer["w"]
+    rows = {name: layer[name][:count] for name in ("x", "pertoken_scale", "logit")}
+    call = {"w": w, "scale": layer["scale"], "bias": layer["bias"], "row_index": np.arange(count)}
+    together = combine(**call, **rows, group_list=np.array([0, count, 0, 0, 0, 0, 0, 0]))
+    for row in {0, count // 2, count - 1}:
+        alone = {name: values[row : row + 1] for name, values in rows.items()}
+        call["row_index"] = np.array([0])
+        assert_same_bits(
+            combine(**call, **alone, group_list=np.array([0, 1, 0, 0, 0, 0, 0, 0])), together[row : row + 1]
+        )
+
+
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512", "avx512vnni"])
 def test_any_instruction_set(layer, isa):
     needed = combine(**layer)

@@ -38,8 +38,13 @@
  * Numerics: floating products add up in float32 in ascending k, one accumulator per element, starting from 0; the
  * bias is added to the finished sum. On instruction sets with FMA a product and its addition round once. Results are
  * bit-identical on all sets with FMA, and on all without; whichever rows are computed together; and for every number
- * of threads. Activations are evaluated in float32, with an absolute error of at most 4e-7 (1 + |act(v)|). inf and
- * NaN propagate; silu and the gelus of -inf are NaN.
+ * of threads. The exception: bfloat16 with bfloat16 weights may go through the dot instruction of the processor
+ * (moe_set_bf16_mode). It takes subnormal operands and sums for zero and adds the products of k = 2p + 1 and 2p in this
+ * order, each to the float32 sum with one rounding to nearest even: with the operands so taken the sum of k < 2^22
+ * products is off by at most k (2^-23 (sum of |x w|) + 2^-126), the first term as with FMA. Sums of integers that float32
+ * holds stay exact, and the result still depends on neither the rows computed together nor the number of threads.
+ * Activations are evaluated in float32, with an absolute error of at most 4e-7 (1 + |act(v)|). inf and NaN propagate;
+ * silu and the gelus of -inf are NaN.
  */
 #ifndef MOE_NATIVE_FFN_H
 #define MOE_NATIVE_FFN_H

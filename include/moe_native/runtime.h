@@ -98,6 +98,18 @@ typedef enum moe_limits {
  * setting. */
 MOE_API moe_limits moe_set_limits(moe_limits limits);
 
+/* How products of bfloat16 with bfloat16 are computed: those of npu_ffn. */
+typedef enum moe_bf16_mode {
+    MOE_BF16_FAST = 0,  /* by the dot instruction of the processor where that is faster */
+    MOE_BF16_EXACT = 1, /* as float32, the same bits on every instruction set with FMA */
+    MOE_BF16_DOT = 2,   /* by the dot instruction wherever the processor has one */
+    MOE_BF16_MODE_RANGE = INT32_MAX
+} moe_bf16_mode;
+
+/* Sets the mode of calls of this thread; a number that is none of them is MOE_BF16_FAST. Returns the previous setting.
+ * The environment variable MOE_NATIVE_BF16 ("fast", "exact", "dot") is the mode of threads that set none. */
+MOE_API moe_bf16_mode moe_set_bf16_mode(moe_bf16_mode mode);
+
 /* Version of the library, "major.minor.patch". */
 MOE_API const char* moe_version(void);
 

@@ -97,6 +97,11 @@ cdef extern from "moe_native/moe_native.h" nogil:
         MOE_LIMITS_ATLAS_A2
         MOE_LIMITS_SEED
     moe_limits moe_set_limits(moe_limits)
+    ctypedef enum moe_bf16_mode:
+        MOE_BF16_FAST
+        MOE_BF16_EXACT
+        MOE_BF16_DOT
+    moe_bf16_mode moe_set_bf16_mode(moe_bf16_mode)
     const char* moe_version()
 
 
@@ -141,6 +146,10 @@ def get_isa_limit():
 
 def set_limits(int limits):
     return <int>moe_set_limits(<moe_limits>limits)
+
+
+def set_bf16_mode(int mode):
+    return <int>moe_set_bf16_mode(<moe_bf16_mode>mode)
 
 
 def version():

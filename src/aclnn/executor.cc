@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cctype>
 #include <cstring>
+#include <deque>
 
 #include "aclnn/context.h"
 #include "aclnn/state.h"
@@ -310,6 +311,8 @@ void leave(const StandIn& stand_in) {
 // The task of phase 2: the core does the work.
 Status execute(Launch& launch) {
     const Call& call = *launch.executor->call;
+    std::deque<Opened> opened;
+    for (const AllocationPtr& allocation : launch.memory) opened.emplace_back(allocation.get());
     for (StandIn& stand_in : launch.stand_ins) enter(launch, stand_in);
     if (launch.needs_workspace) {
         launch.own_workspace.resize(launch.plan.workspace_size);

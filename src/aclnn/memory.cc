@@ -159,7 +159,11 @@ void collect_returned() {
 AllocationPtr allocate(size_t size, size_t capacity, int32_t device) {
     collect_returned();
     Memory& m = memory();
-    const size_t bytes = granule + round_up(capacity + guard, granule);
+    const size_t inner = granule + round_up(capacity + guard, granule);
+    // Whole pages, and one more to begin at a page.
+    const bool protects = option(MOE_ACLNN_OPTION_PROTECT);
+    const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    const size_t bytes = protects ? round_up(inner, page) + page : inner;
     if (m.used + bytes > m.capacity) return nullptr;
     Range block;
     if (!m.take(bytes, &block)) {
@@ -167,10 +171,13 @@ AllocationPtr allocate(size_t size, size_t capacity, int32_t device) {
         if (!m.take(bytes, &block)) return nullptr;
     }
     m.used += bytes;
-    const Range range = {block.begin + granule, block.begin + granule + capacity};
-    auto allocation = std::make_shared<Allocation>(block, range, size, device);
+    const uintptr_t begin = protects ? round_up(block.begin, page) : block.begin;
+    const Range pages = {begin, protects ? begin + round_up(inner, page) : begin};
+    const Range range = {begin + granule, begin + granule + capacity};
+    auto allocation = std::make_shared<Allocation>(block, range, pages, size, device);
     allocation->restore_guards();
     if (option(MOE_ACLNN_OPTION_POISON)) std::memset(reinterpret_cast<void*>(range.begin), poison_byte, capacity);
+    allocation->close();
     m.live.emplace(range.begin, allocation);
     return allocation;
 }
@@ -198,20 +205,36 @@ const Freed* find_freed(const void* address) {
 
 }  // namespace
 
-Allocation::Allocation(Range whole, Range inner, size_t asked_size, int32_t device_id)
+Allocation::Allocation(Range whole, Range inner, Range whole_pages, size_t asked_size, int32_t device_id)
     : block(whole),
       memory(inner),
+      pages(whole_pages),
       size(asked_size),
       device(device_id),
       made(origin()),
       number(++device::memory().last_number) {}
 
 Allocation::~Allocation() {
+    open();
     const std::lock_guard<std::mutex> lock(returned().mutex);
     returned().blocks.push_back(block);
 }
 
+void Allocation::open() const {
+    if (pages.empty()) return;
+    const std::lock_guard<std::mutex> lock(pages_mutex_);
+    if (openings_++ == 0)
+        mprotect(reinterpret_cast<void*>(pages.begin), pages.end - pages.begin, PROT_READ | PROT_WRITE);
+}
+
+void Allocation::close() const {
+    if (pages.empty()) return;
+    const std::lock_guard<std::mutex> lock(pages_mutex_);
+    if (--openings_ == 0) mprotect(reinterpret_cast<void*>(pages.begin), pages.end - pages.begin, PROT_NONE);
+}
+
 bool Allocation::guards_intact() const {
+    const Opened opened(this);
     const auto* front = reinterpret_cast<const unsigned char*>(memory.begin) - guard;
     const auto* back = reinterpret_cast<const unsigned char*>(memory.end);
     const auto intact = [](unsigned char byte) { return byte == guard_byte; };
@@ -219,6 +242,7 @@ bool Allocation::guards_intact() const {
 }
 
 void Allocation::restore_guards() const {
+    const Opened opened(this);
     std::memset(reinterpret_cast<char*>(memory.begin) - guard, guard_byte, guard);
     std::memset(reinterpret_cast<char*>(memory.end), guard_byte, guard);
 }
@@ -448,6 +472,7 @@ Status check_copy(void* dst, size_t dest_max, const void* src, size_t count, acl
 }
 
 void copy_bytes(const Copy& copy) {
+    const Opened to(copy.to.allocation.get()), from(copy.from.allocation.get());
     if (copy.count > 0) std::memmove(const_cast<void*>(copy.to.address), copy.from.address, copy.count);
 }
 
@@ -618,6 +643,7 @@ aclError aclrtMemset(void* devPtr, size_t maxCount, int32_t value, size_t count)
             side.allocation->mark_written(range_of(devPtr, count));
         }
         wait_before_writing(marks);
+        const Opened opened(side.allocation.get());
         std::memset(devPtr, value & 0xFF, count);
         return 0;
     });
@@ -630,7 +656,8 @@ aclError aclrtMemsetAsync(void* devPtr, size_t maxCount, int32_t value, size_t c
         std::shared_ptr<Stream> queue;
         MOE_DEVICE_TRY(usable_stream(stream, &queue));
         if (count == 0) return 0;
-        Task task{origin(), {}, {}, [devPtr, value, count]() -> Status {
+        Task task{origin(), {}, {}, [devPtr, value, count, allocation = side.allocation]() -> Status {
+                      const Opened opened(allocation.get());
                       std::memset(devPtr, value & 0xFF, count);
                       return 0;
                   }};

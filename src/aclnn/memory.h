@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "aclnn/call.h"
@@ -39,7 +40,7 @@ struct Access {
 // A block from aclrtMalloc. The fields that change are under the state lock.
 class Allocation {
   public:
-    Allocation(Range block, Range memory, size_t size, int32_t device);
+    Allocation(Range block, Range memory, Range pages, size_t size, int32_t device);
     ~Allocation();
     Allocation(const Allocation&) = delete;
     Allocation& operator=(const Allocation&) = delete;
@@ -52,6 +53,10 @@ class Allocation {
     bool guards_intact() const;
     void restore_guards() const;
 
+    // With MOE_ACLNN_OPTION_PROTECT the memory faults unless somebody has it open.
+    void open() const;
+    void close() const;
+
     void mark_written(Range range);
     bool is_written(Range range) const;
 
@@ -61,16 +66,36 @@ class Allocation {
 
     const Range block;
     const Range memory;
+    const Range pages;  // that are protected; empty: none
     const size_t size;
     const int32_t device;
     const Origin made;
     const uint64_t number;  // in the order of making
 
   private:
+    mutable std::mutex pages_mutex_;
+    mutable int openings_ = 1;  // whoever makes it closes it
+
     std::vector<Range> written_;  // ascending, apart
     std::vector<Access> accesses_;
 };
 using AllocationPtr = std::shared_ptr<Allocation>;
+
+// Keeps an allocation open; null is fine.
+class Opened {
+  public:
+    explicit Opened(const Allocation* allocation) : allocation_(allocation) {
+        if (allocation != nullptr) allocation->open();
+    }
+    ~Opened() {
+        if (allocation_ != nullptr) allocation_->close();
+    }
+    Opened(const Opened&) = delete;
+    Opened& operator=(const Opened&) = delete;
+
+  private:
+    const Allocation* const allocation_;
+};
 
 // What fresh memory and workspaces hold when they are to be poisoned.
 constexpr int poison_byte = 0xA5;

@@ -241,6 +241,15 @@ bool extent_of(const moe_tensor& view, Range* range) {
     return true;
 }
 
+void become_int4(TensorState* state, const char* by) {
+    state->dtype = ACL_INT4;
+    // Strides of dimensions of 1 are anything, and may wrap.
+    for (size_t d = 0; d + 1 < state->shape.size(); ++d)
+        state->strides[d] = static_cast<int64_t>(static_cast<uint64_t>(state->strides[d]) * 8);
+    state->shape.back() *= 8;
+    state->changed_by = by;
+}
+
 std::string describe(const TensorState& state) {
     std::string out = std::string(moe_dtype_name(static_cast<moe_dtype>(state.dtype))) + " (";
     for (size_t d = 0; d < state.shape.size(); ++d) out += (d == 0 ? "" : ", ") + std::to_string(state.shape[d]);

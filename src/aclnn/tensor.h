@@ -81,6 +81,9 @@ moe_tensor view_of(const TensorState& state, void* data);
 // The addresses that the view's elements take; empty when it has none. False when they are beyond any address.
 bool extent_of(const moe_tensor& view, Range* range);
 
+// Words of int32 become eight int4 each, as phase 1 of the operator `by` leaves them on a card.
+void become_int4(TensorState* state, const char* by);
+
 // "FLOAT16 (3, 4)" for messages.
 std::string describe(const TensorState& state);
 

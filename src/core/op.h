@@ -16,6 +16,7 @@
 #include <climits>
 #include <cstring>
 
+#include "core/bf16.h"
 #include "core/cpu.h"
 #include "core/limits.h"
 #include "core/operand.h"
@@ -68,6 +69,7 @@ Status begin(Op& op, const void* args, Outputs outputs) {
     if (args == nullptr) return fail(MOE_ERROR_NULL, Kind::missing, "args", "null");
     MOE_TRY(isa_environment());
     MOE_TRY(limits_environment());
+    MOE_TRY(bf16_environment());
     return op.resolve(outputs);
 }
 

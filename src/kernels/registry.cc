@@ -41,9 +41,11 @@ constexpr KernelFamily family(const char* name) {
 }  // namespace
 
 const KernelFamily kernel_families[kernel_family_count] = {
-    family<row_kernel_list>("rows"),        family<gating_kernel_list>("gating"), family<copy_kernel_list>("copy"),
-    family<combine_kernel_list>("combine"), family<igemm_kernel_list>("igemm"),   family<qgemm_kernel_list>("qgemm"),
-    family<fgemm_kernel_list>("fgemm"),     family<probe_kernel_list>("probe"),
+    family<row_kernel_list>("rows"),    family<gating_kernel_list>("gating"),
+    family<copy_kernel_list>("copy"),   family<combine_kernel_list>("combine"),
+    family<igemm_kernel_list>("igemm"), family<qgemm_kernel_list>("qgemm"),
+    family<fgemm_kernel_list>("fgemm"), family<fgemm_pairs_kernel_list>("fgemm pairs"),
+    family<probe_kernel_list>("probe"),
 };
 
 }  // namespace moe

@@ -22,7 +22,7 @@ struct KernelFamily {
     Tile (*tile_of)(int row);
 };
 
-constexpr int kernel_family_count = 8;
+constexpr int kernel_family_count = 9;
 extern const KernelFamily kernel_families[kernel_family_count];
 
 }  // namespace moe

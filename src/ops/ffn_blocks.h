@@ -31,9 +31,20 @@ inline int64_t divide_up(int64_t a, int64_t b) {
     return (a + b - 1) / b;
 }
 
+// Distance of the rows of a block's sums: off the powers of two, or the rows of a tile would compete for the same sets
+// of the first-level cache.
+constexpr int64_t ffn_sums_stride = ffn_block_columns + 16;
+
 // Sums that a thread must have room for.
 inline int64_t ffn_block_sums(int64_t rows) {
-    return std::max(std::min(rows, ffn_block_rows) * ffn_block_columns, ffn_stream_rows * ffn_stream_columns);
+    return std::max(std::min(rows, ffn_block_rows) * ffn_sums_stride, ffn_stream_rows * ffn_stream_columns);
+}
+
+// Cuts n into as few parts of at most `most` as there may be, evenly up to multiples of `unit`: the size of all but the
+// last.
+inline int64_t even_part(int64_t n, int64_t most, int64_t unit) {
+    const int64_t parts = std::max<int64_t>(1, divide_up(n, most));
+    return divide_up(divide_up(n, parts), unit) * unit;
 }
 
 // Calls body(thread, block) for blocks that cover all rows and `columns` columns. `ends` as read_expert_tokens leaves

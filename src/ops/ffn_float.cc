@@ -1,8 +1,10 @@
 #include "ops/ffn_float.h"
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 
+#include "core/bf16.h"
 #include "kernels/rows/rows.h"
 
 namespace moe {
@@ -11,11 +13,11 @@ namespace {
 // Rows of weights streamed at a time: they stay in the cache for the few rows of x.
 constexpr int64_t stream_k = 64;
 constexpr int64_t largest_line = std::max(ffn_stream_columns, ffn_block_columns);
-// Off the powers of two, or rows of x would compete for the same sets of the first-level cache.
-constexpr int64_t row_stride = ffn_block_k + 16;
-constexpr int64_t rows_size = fgemm_max_rows * row_stride;
-constexpr int64_t unpacked_size = std::max(stream_k * ffn_stream_columns, ffn_block_k* ffn_block_columns);
+// Of a panel, in words of four bytes.
+constexpr int64_t packed_size = fgemm_max_words * fgemm_max_columns;
+constexpr int64_t unpacked_size = std::max(stream_k * ffn_stream_columns, fgemm_max_words* fgemm_max_columns);
 constexpr int line_count = 5;
+static_assert(stream_k <= fgemm_max_words);
 
 // One operand of a product: rows of `k` values.
 struct Rows {
@@ -40,11 +42,11 @@ struct Weights {
 
 // What one thread works in.
 struct Scratch {
-    float* packed;
+    uint32_t* packed;
     int8_t* unpacked;
     float* sums;
     float* right_sums;
-    float* rows;
+    uint32_t* rows;
     float* bias;
     float* right_bias;
     float* scale;
@@ -65,6 +67,19 @@ WeightKind kind_of(Dtype weight, Dtype x) {
     }
 }
 
+// `rows` rows of memory of `row_bytes` bytes, `stride` apart, line by line.
+FgemmAhead rows_ahead(const char* first, int64_t stride, int64_t rows, int64_t row_bytes) {
+    constexpr int64_t line = 64;
+    const auto before = static_cast<int64_t>(reinterpret_cast<uintptr_t>(first) % line);
+    const int64_t row_lines = divide_up(before + row_bytes, line);
+    return {first - before, rows * row_lines, row_lines, row_lines, stride - row_lines * line, 0};
+}
+
+const FgemmKernels& kernels_for(Dtype weight) {
+    const FgemmKernels* pairs = weight == MOE_BFLOAT16 && bf16_dot() ? fgemm_pairs_kernels() : nullptr;
+    return pairs != nullptr ? *pairs : fgemm_kernels();
+}
+
 // Two's complement in four bits, the even element in the low half of a byte.
 void unpack_int4(const char* data, int64_t first, int64_t n, int8_t* out) {
     for (int64_t i = 0; i < n; ++i) {
@@ -77,7 +92,7 @@ void unpack_int4(const char* data, int64_t first, int64_t n, int8_t* out) {
 class Products {
   public:
     Products(const FfnProblem& problem, const FfnOperands& operands, Dtype x, Dtype weight, Dtype bias)
-        : problem_(problem), operands_(operands), bias_dtype_(bias) {
+        : problem_(problem), operands_(operands), fgemm_(kernels_for(weight)), bias_dtype_(bias) {
         const WeightKind kind = kind_of(weight, x);
         x_ = {x, operands.x.data<char>(), problem.k1};
         weight1_ = {
@@ -136,77 +151,119 @@ class Products {
     // Sums of the block's rows with columns [column, column + block.columns) of the weights; returns their stride.
     int64_t product(const Rows& a, const Weights& w, const FfnBlock& block, int64_t column, const Scratch& scratch,
                     float* sums) const {
-        const bool streamed = block.rows <= ffn_stream_rows;
+        return block.rows <= ffn_stream_rows ? stream(a, w, block, column, scratch, sums)
+                                             : multiply(a, w, block, column, scratch, sums);
+    }
+
+    int64_t stream(const Rows& a, const Weights& w, const FfnBlock& block, int64_t column, const Scratch& scratch,
+                   float* sums) const {
+        std::fill_n(sums, block.rows * block.columns, 0.0f);
+        for (int64_t k = 0; k < w.k; k += stream_k) {
+            const int64_t count = std::min(stream_k, w.k - k);
+            load_rows(a, block, k, count, scratch.rows);
+            for_each_run(w, block.expert, column, block.columns, k, count, scratch,
+                         [&](const WeightBlock& weights, int64_t done) {
+                             for (int64_t i = 0; i < block.rows; ++i)
+                                 fgemm_.row[index(w.kind)](weights,
+                                                           scratch.rows + i * fgemm_row_stride + done / k_of_word(),
+                                                           sums + i * block.columns);
+                         });
+        }
+        return block.columns;
+    }
+
+    int64_t multiply(const Rows& a, const Weights& w, const FfnBlock& block, int64_t column, const Scratch& scratch,
+                     float* sums) const {
         const int64_t nr = fgemm_.nr;
-        const int64_t panels = divide_up(block.columns, nr);
-        const int64_t stride = streamed ? block.columns : panels * nr;
-        const int64_t tiles = divide_up(block.rows, fgemm_.mr) * panels;
-        const int64_t step = streamed ? stream_k : ffn_block_k;
-        std::fill_n(sums, block.rows * stride, 0.0f);
+        const int64_t step = even_part(w.k, fgemm_max_words * k_of_word(), 2);
+        const int64_t tiles = divide_up(block.rows, fgemm_.mr);
+        if (w.k == 0)
+            for (int64_t i = 0; i < block.rows; ++i) std::fill_n(sums + i * ffn_sums_stride, block.columns, 0.0f);
         for (int64_t k = 0; k < w.k; k += step) {
             const int64_t count = std::min(step, w.k - k);
-            if (streamed) {
-                load_rows(a, block.row, block.rows, k, count, scratch.rows);
-                for_each_run(w, block, column, k, count, scratch, [&](const WeightBlock& weights, int64_t done) {
-                    for (int64_t i = 0; i < block.rows; ++i)
-                        fgemm_.row[index(w.kind)](weights, scratch.rows + i * row_stride + done, sums + i * stride);
-                });
-            } else {
-                for_each_run(w, block, column, k, count, scratch, [&](const WeightBlock& weights, int64_t done) {
-                    fgemm_.pack[index(w.kind)](weights, scratch.packed + done * nr, count * nr);
-                });
-                FfnPrefetch ahead = weights_behind(w, block, column, k + count, tiles);
-                multiply_packed(a, block, k, count, scratch, sums, stride, ahead);
+            const int64_t words = divide_up(count, k_of_word());
+            load_rows(a, block, k, count, scratch.rows);
+            FfnPrefetch next_rows = rows_behind(a, block, k + count, step, tiles * divide_up(block.columns, nr));
+            for (int64_t j = 0; j < block.columns; j += nr) {
+                const int64_t columns = std::min(nr, block.columns - j);
+                const int64_t width = divide_up(columns, fgemm_.unit) * fgemm_.unit;
+                for_each_run(w, block.expert, column + j, columns, k, count, scratch,
+                             [&](const WeightBlock& weights, int64_t done) {
+                                 fgemm_.pack[index(w.kind)](weights, scratch.packed + done * width / k_of_word());
+                             });
+                FgemmAhead ahead = weights_behind(w, block, column, j + nr, k, count, step);
+                ahead.count = divide_up(ahead.left, tiles * divide_up(words, fgemm_unit));
+                for (int64_t t = 0; t < tiles; ++t) {
+                    next_rows.fetch();
+                    // Tiles of even height: a low one costs almost as much as a full one.
+                    const int64_t begin = block.rows * t / tiles;
+                    const int64_t end = block.rows * (t + 1) / tiles;
+                    fgemm_.tile(end - begin, columns, words, scratch.rows + begin * fgemm_row_stride, scratch.packed,
+                                sums + begin * ffn_sums_stride + j, ffn_sums_stride, k == 0, &ahead);
+                }
             }
         }
-        return stride;
+        return ffn_sums_stride;
     }
 
     // Calls visit(weights, done) for runs of rows [k + done, ...) of weights that share their scales.
     template <class Visit>
-    void for_each_run(const Weights& w, const FfnBlock& block, int64_t column, int64_t k, int64_t count,
+    void for_each_run(const Weights& w, int64_t expert, int64_t column, int64_t columns, int64_t k, int64_t count,
                       const Scratch& scratch, Visit&& visit) const {
+        if (w.scale == nullptr) return visit(weight_block(w, expert, column, columns, k, count, scratch), 0);
         const int64_t group_rows = w.k / w.groups;
         for (int64_t done = 0; done < count;) {
             const int64_t group = (k + done) / group_rows;
             const int64_t run = std::min(count - done, (group + 1) * group_rows - (k + done));
-            if (w.scale != nullptr) load_scales(w, block.expert * w.groups + group, column, block.columns, scratch);
-            visit(weight_block(w, block, k + done, run, column, scratch), done);
+            load_scales(w, expert * w.groups + group, column, columns, scratch);
+            visit(weight_block(w, expert, column, columns, k + done, run, scratch), done);
             done += run;
         }
     }
 
-    // One block of packed weights times all rows of the block of x.
-    void multiply_packed(const Rows& a, const FfnBlock& block, int64_t k, int64_t count, const Scratch& scratch,
-                         float* sums, int64_t stride, FfnPrefetch& ahead) const {
-        const int64_t nr = fgemm_.nr;
-        const int64_t tiles = divide_up(block.rows, fgemm_.mr);
-        for (int64_t t = 0; t < tiles; ++t) {
-            // Tiles of even height: a low one costs almost as much as a full one.
-            const int64_t begin = block.rows * t / tiles;
-            const int64_t rows = block.rows * (t + 1) / tiles - begin;
-            load_rows(a, block.row + begin, rows, k, count, scratch.rows);
-            float* tile_sums = sums + begin * stride;
-            for (int64_t j = 0; j < stride; j += nr) {
-                ahead.fetch();
-                fgemm_.tile(rows, count, scratch.rows, row_stride, scratch.packed + j * count, tile_sums + j, stride);
-            }
+    // The weights that are packed after the rows [k, k + count) left of column + j: those of the panel to the right, then
+    // of the rows below, then of the next block.
+    FgemmAhead weights_behind(const Weights& w, const FfnBlock& block, int64_t column, int64_t j, int64_t k,
+                              int64_t count, int64_t step) const {
+        if (w.dtype == MOE_INT4) return {};
+        if (j >= block.columns) {
+            j = 0;
+            k += count;
+            count = std::min(step, w.k - k);
         }
+        if (k == w.k) {
+            j = block.columns;
+            k = 0;
+            count = std::min(step, w.k);
+        }
+        const int64_t columns = std::min<int64_t>(fgemm_.nr, w.n - (column + j));
+        if (columns <= 0) return {};
+        const int64_t item = moe_dtype_size(w.dtype);
+        return rows_ahead(w.data + ((block.expert * w.k + k) * w.n + column + j) * item, w.n * item, count,
+                          columns * item);
     }
 
-    // The weights that are packed next: those from row k on; after the last row, those of the columns to the right.
-    static FfnPrefetch weights_behind(const Weights& w, const FfnBlock& block, int64_t column, int64_t k,
-                                      int64_t calls) {
-        if (w.dtype == MOE_INT4) return {};
-        return ffn_weights_behind(w.data, moe_dtype_size(w.dtype), w.k, w.n, block, column, k, calls);
+    // The rows of a that are loaded for the next rows of weights.
+    static FfnPrefetch rows_behind(const Rows& a, const FfnBlock& block, int64_t k, int64_t step, int64_t calls) {
+        const int64_t item = moe_dtype_size(a.dtype);
+        return {a.data + (block.row * a.k + k) * item, a.k * item, block.rows, std::min(step, a.k - k) * item, calls};
     }
 
     static int index(WeightKind kind) { return static_cast<int>(kind); }
+    int64_t k_of_word() const { return fgemm_.pairs ? 2 : 1; }
 
-    void load_rows(const Rows& a, int64_t row, int64_t rows, int64_t k, int64_t count, float* target) const {
-        for (int64_t i = 0; i < rows; ++i)
-            widen_row(rows_, a.dtype, a.data + ((row + i) * a.k + k) * moe_dtype_size(a.dtype), target + i * row_stride,
-                      count);
+    // Rows of a as the kernels take them.
+    void load_rows(const Rows& a, const FfnBlock& block, int64_t k, int64_t count, uint32_t* target) const {
+        const int64_t item = moe_dtype_size(a.dtype);
+        const char* source = a.data + (block.row * a.k + k) * item;
+        for (int64_t i = 0; i < block.rows; ++i, source += a.k * item, target += fgemm_row_stride) {
+            if (fgemm_.pairs) {
+                if (count % 2 != 0) target[count / 2] = 0;
+                std::memcpy(target, source, static_cast<size_t>(count * item));
+            } else {
+                widen_row(rows_, a.dtype, source, reinterpret_cast<float*>(target), count);
+            }
+        }
     }
 
     void load_scales(const Weights& w, int64_t line, int64_t column, int64_t n, const Scratch& scratch) const {
@@ -215,15 +272,14 @@ class Products {
         widen_row(rows_, w.scale_dtype, w.offset + at, scratch.offset, n);
     }
 
-    static WeightBlock weight_block(const Weights& w, const FfnBlock& block, int64_t k, int64_t count, int64_t column,
-                                    const Scratch& scratch) {
-        const int64_t at = (block.expert * w.k + k) * w.n + column;
-        if (w.dtype != MOE_INT4)
-            return {w.data + at * moe_dtype_size(w.dtype), w.n, count, block.columns, w.scale ? scratch.scale : nullptr,
-                    w.offset ? scratch.offset : nullptr};
-        for (int64_t p = 0; p < count; ++p)
-            unpack_int4(w.data, at + p * w.n, block.columns, scratch.unpacked + p * block.columns);
-        return {scratch.unpacked, block.columns, count, block.columns, scratch.scale, scratch.offset};
+    static WeightBlock weight_block(const Weights& w, int64_t expert, int64_t column, int64_t columns, int64_t k,
+                                    int64_t count, const Scratch& scratch) {
+        const int64_t at = (expert * w.k + k) * w.n + column;
+        const float* scale = w.scale == nullptr ? nullptr : scratch.scale;
+        const float* offset = w.scale == nullptr ? nullptr : scratch.offset;
+        if (w.dtype != MOE_INT4) return {w.data + at * moe_dtype_size(w.dtype), w.n, count, columns, scale, offset};
+        for (int64_t p = 0; p < count; ++p) unpack_int4(w.data, at + p * w.n, columns, scratch.unpacked + p * columns);
+        return {scratch.unpacked, columns, count, columns, scale, offset};
     }
 
     void load_bias(const Input& bias, int64_t columns, int64_t expert, int64_t column, int64_t n, float* line) const {
@@ -241,7 +297,7 @@ class Products {
 
     const FfnProblem& problem_;
     const FfnOperands& operands_;
-    const FgemmKernels& fgemm_ = fgemm_kernels();
+    const FgemmKernels& fgemm_;
     const RowKernels& rows_ = row_kernels();
     Dtype bias_dtype_;
     Rows x_;
@@ -252,17 +308,17 @@ class Products {
 
 void FfnFloat::book(const FfnProblem& problem, bool int4, Ledger& ledger) {
     const int64_t threads = ledger.threads();
-    const int64_t longest = std::max(problem.k1, problem.k2);
     int64_t hidden_bytes;
     if (__builtin_mul_overflow(problem.rows, problem.k2 * moe_dtype_size(problem.hidden), &hidden_bytes))
         hidden_bytes = std::numeric_limits<int64_t>::max();
     sums_size_ = ffn_block_sums(problem.rows);
+    rows_size_ = std::min(problem.rows, ffn_block_rows) * fgemm_row_stride;
+    packed_size_ = problem.rows > ffn_stream_rows ? packed_size : 0;
     hidden_ = ledger.book("hidden", static_cast<uint64_t>(hidden_bytes));
-    packed_size_ = problem.rows > ffn_stream_rows ? std::min(ffn_block_k, longest) * ffn_block_columns : 0;
-    packed_ = ledger.book<float>("packed weights", threads * packed_size_);
+    packed_ = ledger.book<uint32_t>("packed weights", threads * packed_size_);
     unpacked_ = ledger.book<int8_t>("unpacked weights", int4 ? threads * unpacked_size : 0);
     sums_ = ledger.book<float>("sums", threads * sums_size_ * (problem.gated ? 2 : 1));
-    rows_ = ledger.book<float>("rows", threads * rows_size);
+    rows_ = ledger.book<uint32_t>("rows", threads * rows_size_);
     lines_ = ledger.book<float>("lines", threads * line_count * largest_line);
 }
 
@@ -273,11 +329,11 @@ void FfnFloat::run(const FfnProblem& problem, const FfnOperands& operands, const
     const auto scratch_of = [&](int thread) {
         Scratch scratch;
         float* lines = workspace.at<float>(lines_) + thread * line_count * largest_line;
-        scratch.packed = workspace.at<float>(packed_) + thread * packed_size_;
+        scratch.packed = workspace.at<uint32_t>(packed_) + thread * packed_size_;
         scratch.unpacked = workspace.at<int8_t>(unpacked_) + thread * unpacked_size;
         scratch.sums = workspace.at<float>(sums_) + thread * sums_size_ * (problem.gated ? 2 : 1);
         scratch.right_sums = scratch.sums + sums_size_;
-        scratch.rows = workspace.at<float>(rows_) + thread * rows_size;
+        scratch.rows = workspace.at<uint32_t>(rows_) + thread * rows_size_;
         scratch.bias = lines;
         scratch.right_bias = lines + largest_line;
         scratch.scale = lines + 2 * largest_line;

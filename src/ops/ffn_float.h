@@ -17,6 +17,7 @@ class FfnFloat {
     Piece hidden_, packed_, unpacked_, sums_, rows_, lines_;
     int64_t packed_size_ = 0;
     int64_t sums_size_ = 0;
+    int64_t rows_size_ = 0;
 };
 
 }  // namespace moe

@@ -8,8 +8,10 @@ namespace {
 constexpr int64_t stage_rows = 16;
 constexpr int64_t stage_bytes = stage_rows * igemm::columns;
 
-// A packed panel stays in the first-level cache beside a tile of x and its sums.
+// A packed panel stays in the first-level cache while the tiles of x pass it.
 constexpr int64_t largest_panel = 16 * 1024;
+// Of weights that are streamed nothing needs to stay.
+constexpr int64_t largest_stream = 64 * 1024;
 // Rows of a batch, packed, and what the caller keeps of them, for each thread. More would save nothing: a batch that
 // reads a weight again has many rows for it.
 constexpr int64_t batch_bytes = 2 * 1024 * 1024;
@@ -206,12 +208,15 @@ Ahead ExpertWeights::ahead(const IgemmKernels& kernels, int64_t expert, int64_t 
     if (packed_) {
         const int8_t* const first = panel(kernels, expert, begin / kernels.k_step * kernels.k_step, columns);
         if (first == nullptr) return {};
-        return {first, cache_line, ceil_divide(igemm::panel_bytes(kernels, end - begin), cache_line)};
+        return {first, cache_line, ceil_divide(igemm::panel_bytes(kernels, end - begin), cache_line), 1};
     }
-    if (!direct(columns)) return {};
+    if (word_stride_ != 1 || block_stride_ != 16 * row_stride_) return {};
     const int8_t* const first = address(expert, begin, columns.first);
-    if (row_stride_ < 0 || row_stride_ >= cache_line) return {first, row_stride_, end - begin};
-    return {first, cache_line, ceil_divide((end - begin) * row_stride_, cache_line)};
+    const int64_t bytes = ceil_divide(columns.width, word_columns_);
+    // Rows without a gap are one piece.
+    if (bytes == row_stride_) return {first, cache_line, ceil_divide((end - begin) * bytes, cache_line), 1};
+    const bool aligned = reinterpret_cast<uintptr_t>(first) % cache_line == 0 && row_stride_ % cache_line == 0;
+    return {first, row_stride_, end - begin, ceil_divide(bytes, cache_line) + (aligned ? 0 : 1)};
 }
 
 void ExpertWeights::pack(const IgemmKernels& kernels, int64_t expert, int64_t row, int64_t k,
@@ -295,18 +300,26 @@ void GroupedProduct::book(const ExpertWeights& weights, int64_t rows, int64_t k,
     parts_ = weights.int4() ? 2 : 1;
     units_ = blocks;
     unit_k_ = k / blocks;
-    const int64_t largest_k = largest_panel / (igemm::columns * kernels_->item_size);
-    block_k_ = ceil_divide(ceil_divide(unit_k_, ceil_divide(unit_k_, largest_k)), 16) * 16;
-    unit_blocks_ = ceil_divide(unit_k_, block_k_);
+    const auto split = [&](int64_t largest_k) {
+        const int64_t block_k = ceil_divide(ceil_divide(unit_k_, ceil_divide(unit_k_, largest_k)), 16) * 16;
+        return Split{block_k, ceil_divide(unit_k_, block_k)};
+    };
+    packed_split_ = split(largest_panel / (igemm::columns * kernels_->item_size));
+    streamed_split_ = split(largest_stream / igemm::columns);
     wide_ = unit_k_ > igemm::exact_k;
     tile_rows_ = kernels_->rows / parts_;
-    const Block last = block(units_ - 1, unit_blocks_ - 1);
-    row_bytes_ = parts_ * (last.offset + igemm::row_bytes(*kernels_, last.k));
+    row_bytes_ = 0;
+    int64_t longest = 0;
+    for (const Split& cut : {packed_split_, streamed_split_}) {
+        const Block last = block(cut, units_ - 1, cut.count - 1);
+        row_bytes_ = std::max(row_bytes_, parts_ * (last.offset + igemm::row_bytes(*kernels_, last.k)));
+        longest = std::max(longest, std::min(cut.k, unit_k_));
+    }
     threads_ = ledger.threads();
     batch_rows_ = std::min(rows, std::max(tile_rows_, threads_ * batch_bytes / (row_bytes_ + bytes_per_row)));
     chunk_rows_ = std::min(batch_rows_, tiles_per_chunk * tile_rows_);
-    panel_bytes_ = igemm::panel_bytes(*kernels_, std::min(block_k_, unit_k_));
-    split_bytes_ = parts_ == 1 ? 0 : kernels_->rows * std::min(block_k_, unit_k_);
+    panel_bytes_ = igemm::panel_bytes(*kernels_, longest);
+    split_bytes_ = parts_ == 1 ? 0 : kernels_->rows * longest;
     const int64_t kept_values = threads_ * panels_ * chunk_rows_ * parts_ * igemm::columns;
     packed_piece_ = ledger.book("packed rows of x", bytes_of(batch_rows_, row_bytes_));
     const bool ready = weights.packed_for(*kernels_) && aligned && (units_ == 1 || unit_k_ % kernels_->k_step == 0);
@@ -335,12 +348,24 @@ void GroupedProduct::load(const Workspace& workspace, const int8_t* x, const int
     values_ = workspace.at<float>(values_piece_);
 }
 
-GroupedProduct::Block GroupedProduct::block(int64_t unit, int64_t index) const {
-    const int64_t begin = index * block_k_;
-    const int64_t last_k = unit_k_ - (unit_blocks_ - 1) * block_k_;
-    const int64_t full_bytes = igemm::row_bytes(*kernels_, block_k_);
-    const int64_t unit_bytes = (unit_blocks_ - 1) * full_bytes + igemm::row_bytes(*kernels_, last_k);
-    return {unit * unit_k_ + begin, std::min(block_k_, unit_k_ - begin), unit * unit_bytes + index * full_bytes};
+GroupedProduct::Tiles GroupedProduct::tiles(int64_t begin, int64_t end) const {
+    return {begin, end - begin, ceil_divide(end - begin, tile_rows_)};
+}
+
+bool GroupedProduct::streams(const Tiles& tiles) const {
+    return weights_->tiled() && tiles.rows * parts_ <= kernels_->stream_rows;
+}
+
+const GroupedProduct::Split& GroupedProduct::split(const Tiles& tiles) const {
+    return streams(tiles) ? streamed_split_ : packed_split_;
+}
+
+GroupedProduct::Block GroupedProduct::block(const Split& blocks, int64_t unit, int64_t index) const {
+    const int64_t begin = index * blocks.k;
+    const int64_t last_k = unit_k_ - (blocks.count - 1) * blocks.k;
+    const int64_t full_bytes = igemm::row_bytes(*kernels_, blocks.k);
+    const int64_t unit_bytes = (blocks.count - 1) * full_bytes + igemm::row_bytes(*kernels_, last_k);
+    return {unit * unit_k_ + begin, std::min(blocks.k, unit_k_ - begin), unit * unit_bytes + index * full_bytes};
 }
 
 char* GroupedProduct::packed(int64_t row, int64_t rows, const Block& block) const {
@@ -353,17 +378,20 @@ void GroupedProduct::pack(const ExpertRows& experts, int64_t first, int64_t last
     parallel_ranges(threads_, last - first, grain, [&](int thread, int64_t begin, int64_t end) {
         // Tiles begin with their expert; a thread packs those that begin in its range.
         experts.for_each(first, last, [&](int64_t, int64_t from, int64_t to) {
-            const int64_t step = tile_step(to - from);
-            for (int64_t row = from; row < to; row += step)
-                if (row >= first + begin && row < first + end) pack_tile(thread, row, std::min(step, to - row));
+            const Tiles all = tiles(from, to);
+            for (int64_t tile = 0; tile < all.count; ++tile) {
+                const int64_t row = all.row(tile);
+                if (row >= first + begin && row < first + end)
+                    pack_tile(thread, split(all), row, all.row(tile + 1) - row);
+            }
         });
     });
 }
 
-void GroupedProduct::pack_tile(int thread, int64_t row, int64_t rows) const {
+void GroupedProduct::pack_tile(int thread, const Split& blocks, int64_t row, int64_t rows) const {
     for (int64_t unit = 0; unit < units_; ++unit) {
-        for (int64_t index = 0; index < unit_blocks_; ++index) {
-            const Block b = block(unit, index);
+        for (int64_t index = 0; index < blocks.count; ++index) {
+            const Block b = block(blocks, unit, index);
             const int8_t* x = x_ + row * k_ + b.k_begin;
             char* target = packed(row, rows, b);
             if (parts_ == 1) {
@@ -392,10 +420,6 @@ int64_t GroupedProduct::grain(int64_t rows) const {
     return 1 + static_cast<int64_t>(products_per_thread / products);
 }
 
-int64_t GroupedProduct::tile_step(int64_t rows) const {
-    return ceil_divide(rows, ceil_divide(rows, tile_rows_));
-}
-
 int64_t GroupedProduct::kept(int thread, int64_t panel, int64_t chunk_row) const {
     return ((thread * panels_ + panel) * chunk_rows_ + chunk_row) * parts_ * igemm::columns;
 }
@@ -414,25 +438,38 @@ void GroupedProduct::pack_panels(int thread, const Block& block, const PanelGrou
                            group.columns[p], panel(thread, p) + igemm::panel_bytes(*kernels_, row), stage);
 }
 
-void GroupedProduct::sum(int thread, int64_t begin, int64_t end, int64_t step, const PanelGroup& group,
+void GroupedProduct::sum(int thread, const Tiles& tiles, int64_t first, int64_t last, const PanelGroup& group,
                          const PanelGroup& next) const {
+    const Split& blocks = split(tiles);
+    const int64_t rows = tiles.row(last) - tiles.row(first);
     for (int64_t unit = 0; unit < units_; ++unit) {
-        for (int64_t index = 0; index < unit_blocks_; ++index) {
-            const bool last_of_unit = index + 1 == unit_blocks_;
-            const bool last = last_of_unit && unit + 1 == units_;
-            const Block next_block = last ? block(0, 0) : last_of_unit ? block(unit + 1, 0) : block(unit, index + 1);
-            sum_block(thread, begin, end, step, group, block(unit, index), index > 0 && !wide_, last ? next : group,
-                      next_block);
-            if (wide_) widen_sums(thread, end - begin, group.count, index > 0);
+        for (int64_t index = 0; index < blocks.count; ++index) {
+            const bool last_of_unit = index + 1 == blocks.count;
+            const bool done = last_of_unit && unit + 1 == units_;
+            const Block next_block = done           ? block(blocks, 0, 0)
+                                     : last_of_unit ? block(blocks, unit + 1, 0)
+                                                    : block(blocks, unit, index + 1);
+            sum_block(thread, tiles, first, last, group, block(blocks, unit, index), index > 0 && !wide_,
+                      done ? next : group, next_block);
+            if (wide_) widen_sums(thread, rows, group.count, index > 0);
         }
-        if (parts_ == 2) add_scaled_sums(thread, unit, end - begin, group);
+        if (parts_ == 2) add_scaled_sums(thread, unit, rows, group);
     }
 }
 
-void GroupedProduct::sum_block(int thread, int64_t begin, int64_t end, int64_t step, const PanelGroup& group,
+Ahead GroupedProduct::ahead(const PanelGroup& group, const Block& block, int64_t index, int64_t calls) const {
+    if (group.count == 0) return {};
+    const int64_t begin = block.k * group.runs * index / calls;
+    const int64_t end = block.k * group.runs * (index + 1) / calls;
+    const int64_t run = begin / block.k;
+    const int64_t k_begin = block.k_begin + begin - run * block.k;
+    return weights_->ahead(*kernels_, group.expert, k_begin, k_begin + end - begin, group.run(run));
+}
+
+void GroupedProduct::sum_block(int thread, const Tiles& tiles, int64_t first, int64_t last, const PanelGroup& group,
                                const Block& block, bool accumulate, const PanelGroup& next,
                                const Block& next_block) const {
-    const bool few_rows = (end - begin) * parts_ <= kernels_->stream_rows;
+    const bool few_rows = streams(tiles);
     const auto streamed = [&](int64_t p) { return few_rows && weights_->direct(group.columns[p]); };
     const auto ready = [&](int64_t p) -> const void* {
         return weights_->panel(*kernels_, group.expert, block.k_begin, group.columns[p]);
@@ -440,26 +477,23 @@ void GroupedProduct::sum_block(int thread, int64_t begin, int64_t end, int64_t s
     bool pack = false;
     for (int64_t p = 0; p < group.count; ++p) pack = pack || !(streamed(p) || ready(p) != nullptr);
     if (pack) pack_panels(thread, block, group);
+    const int64_t calls = group.count * (last - first);
+    int64_t call = 0;
     for (int64_t p = 0; p < group.count; ++p) {
         const void* const packed_panel = ready(p);
-        int64_t prefetched = 0;  // rows of the next block
-        for (int64_t row = begin; row < end; row += step) {
-            const int64_t rows = std::min(step, end - row);
-            const int64_t prefetch = next_block.k * (row + rows - begin) / (end - begin);
-            const Ahead ahead = p < next.count
-                                    ? weights_->ahead(*kernels_, next.expert, next_block.k_begin + prefetched,
-                                                      next_block.k_begin + prefetch, next.columns[p])
-                                    : Ahead{};
-            prefetched = prefetch;
+        for (int64_t index = first; index < last; ++index) {
+            const int64_t row = tiles.row(index);
+            const int64_t rows = tiles.row(index + 1) - row;
             const char* tile = packed(row, rows, block);
-            int32_t* sums = sums_ + kept(thread, p, row - begin);
+            int32_t* sums = sums_ + kept(thread, p, row - tiles.row(first));
+            const Ahead next_weights = ahead(next, next_block, call++, calls);
             if (streamed(p)) {
                 const auto stream = weights_->int4() ? kernels_->stream_int4 : kernels_->stream;
                 stream(tile, weights_->address(group.expert, block.k_begin, group.columns[p].first),
-                       weights_->row_stride(), rows * parts_, block.k, accumulate, sums, ahead);
+                       weights_->row_stride(), rows * parts_, block.k, accumulate, sums, next_weights);
             } else {
                 kernels_->multiply(tile, packed_panel == nullptr ? panel(thread, p) : packed_panel, rows * parts_,
-                                   block.k, accumulate, sums, ahead);
+                                   block.k, accumulate, sums, next_weights);
             }
         }
     }

@@ -54,7 +54,7 @@ class ExpertRows {
     int64_t* ends_ = nullptr;
 };
 
-// Up to 32 columns of a weight.
+// Columns of a weight: of a panel up to 32.
 struct PanelColumns {
     int64_t first;
     int64_t width;
@@ -72,10 +72,10 @@ class ExpertWeights {
     int64_t experts() const { return experts_; }
     bool int4() const { return int4_; }
     bool tiled() const { return tiled_; }
-    // Panels side by side that are best packed together: rows of a plain weight are short pieces far from each other, of
-    // which whole cache lines should be used at once.
+    // Panels side by side that are best taken together: those of a tile, whose rows follow each other, or of a plain
+    // weight some whose rows are whole cache lines.
     static constexpr int64_t most_panels_together = 8;
-    int64_t panels_together() const { return tiled_ ? 1 : most_panels_together; }
+    int64_t panels_together() const { return tiled_ ? (int4_ && !packed_ ? 2 : 1) : most_panels_together; }
 
     // Whether the kernels can read these columns where they are: `address` and `row_stride` say where that is.
     bool direct(const PanelColumns& columns) const;
@@ -86,7 +86,7 @@ class ExpertWeights {
     bool packed_for(const IgemmKernels& kernels) const { return packed_ && storage_.layout == kernels.layout; }
     // Such a panel from `row` on, null for any other.
     const int8_t* panel(const IgemmKernels& kernels, int64_t expert, int64_t row, const PanelColumns& columns) const;
-    // What `direct` columns of the rows [begin, end) touch, or a panel that lies ready.
+    // Where the rows [begin, end) of columns of one tile are, or of a panel that lies ready.
     Ahead ahead(const IgemmKernels& kernels, int64_t expert, int64_t begin, int64_t end,
                 const PanelColumns& columns) const;
 
@@ -122,13 +122,23 @@ class ExpertWeights {
     int64_t word_stride_ = 0;
 };
 
-// Panels of an expert that are taken together.
+// Panels of an expert that are taken together: one or more runs of equally many that are side by side.
 struct PanelGroup {
     static constexpr int64_t most = 2 * ExpertWeights::most_panels_together;
 
     int64_t expert = 0;
+    int64_t begin = 0;  // of the rows that take them
+    int64_t end = 0;
+    int64_t runs = 1;
     int64_t count = 0;
     PanelColumns columns[most];
+
+    int64_t in_run() const { return count / runs; }
+    PanelColumns run(int64_t index) const {
+        const PanelColumns& last = columns[(index + 1) * in_run() - 1];
+        const int64_t first = columns[index * in_run()].first;
+        return {first, last.first + last.width - first};
+    }
 };
 
 // Products of the rows of each expert with its weight, 32 columns at a time.
@@ -166,21 +176,20 @@ class GroupedProduct {
             // Each group waits for the next one to be known, whose weights are prefetched meanwhile.
             PanelGroup groups[2];
             int waiting = 0;
-            int64_t rows_begin = 0;
-            int64_t rows_end = 0;
             const auto finish = [&](const PanelGroup& next) {
-                if (rows_begin < rows_end)
-                    for_each_tile(thread, rows_begin, rows_end, groups[waiting], next, prepare(groups[waiting]));
+                const PanelGroup& group = groups[waiting];
+                if (group.begin < group.end)
+                    for_each_tile(thread, tiles(group.begin, group.end), group, next, prepare(group));
             };
             experts.for_each(first, last, [&](int64_t expert, int64_t from, int64_t to) {
                 for (int64_t item = begin; item < end; ++item) {
                     PanelGroup& next = groups[1 - waiting];
                     next.expert = expert;
+                    next.begin = from;
+                    next.end = to;
                     fill(item, next);
                     finish(next);
                     waiting = 1 - waiting;
-                    rows_begin = from;
-                    rows_end = to;
                 }
             });
             finish(PanelGroup());
@@ -189,22 +198,36 @@ class GroupedProduct {
     int64_t tile_rows() const { return tile_rows_; }
 
   private:
+    // Of a unit into blocks.
+    struct Split {
+        int64_t k = 0;
+        int64_t count = 1;
+    };
     struct Block {
         int64_t k_begin;
         int64_t k;
         int64_t offset;  // in a packed row, bytes
     };
 
+    // The tiles of an expert's rows [begin, end), as equal as can be.
+    struct Tiles {
+        int64_t begin;
+        int64_t rows;
+        int64_t count;
+        // The first row of a tile; for `count` the row behind the last.
+        int64_t row(int64_t tile) const { return begin + rows * tile / count; }
+    };
+
     template <class Take>
-    void for_each_tile(int thread, int64_t begin, int64_t end, const PanelGroup& group, const PanelGroup& next,
+    void for_each_tile(int thread, const Tiles& tiles, const PanelGroup& group, const PanelGroup& next,
                        const Take& take) const {
-        const int64_t step = tile_step(end - begin);
-        for (int64_t from = begin; from < end; from += tiles_per_chunk * step) {
-            const int64_t to = std::min(from + tiles_per_chunk * step, end);
-            sum(thread, from, to, step, group, to < end ? group : next);
-            for (int64_t row = from; row < to; row += step) {
-                const int64_t rows = std::min(step, to - row);
-                take(row, rows, values(thread, row - from, rows, group.count));
+        for (int64_t first = 0; first < tiles.count; first += tiles_per_chunk) {
+            const int64_t last = std::min(first + tiles_per_chunk, tiles.count);
+            sum(thread, tiles, first, last, group, last < tiles.count ? group : next);
+            for (int64_t tile = first; tile < last; ++tile) {
+                const int64_t row = tiles.row(tile);
+                const int64_t rows = tiles.row(tile + 1) - row;
+                take(row, rows, values(thread, row - tiles.row(first), rows, group.count));
             }
         }
     }
@@ -214,20 +237,24 @@ class GroupedProduct {
 
     // Items of a parallel loop that make a thread worth its start.
     int64_t grain(int64_t rows) const;
-    // Rows from one tile of an expert to the next: all tiles but the last have as many, and the last not much less.
-    int64_t tile_step(int64_t rows) const;
-    Block block(int64_t unit, int64_t index) const;
-    void pack_tile(int thread, int64_t row, int64_t rows) const;
+    Tiles tiles(int64_t begin, int64_t end) const;
+    // Whether the rows are so few that they use the weights as they are: tiles only, whose rows follow each other.
+    bool streams(const Tiles& tiles) const;
+    const Split& split(const Tiles& tiles) const;
+    Block block(const Split& blocks, int64_t unit, int64_t index) const;
+    void pack_tile(int thread, const Split& blocks, int64_t row, int64_t rows) const;
     char* packed(int64_t row, int64_t rows, const Block& block) const;
     // Where a thread keeps what belongs to a row of the chunk and a panel.
     int64_t kept(int thread, int64_t panel, int64_t chunk_row) const;
     char* panel(int thread, int64_t index) const;
     void pack_panels(int thread, const Block& block, const PanelGroup& group) const;
-    // The sums of the rows [begin, end). `next`: the group that follows.
-    void sum(int thread, int64_t begin, int64_t end, int64_t step, const PanelGroup& group,
+    // The sums of the tiles [first, last). `next`: the group that follows.
+    void sum(int thread, const Tiles& tiles, int64_t first, int64_t last, const PanelGroup& group,
              const PanelGroup& next) const;
-    void sum_block(int thread, int64_t begin, int64_t end, int64_t step, const PanelGroup& group, const Block& block,
-                   bool accumulate, const PanelGroup& next, const Block& next_block) const;
+    // What to prefetch during call `index` of `calls` equal ones.
+    Ahead ahead(const PanelGroup& group, const Block& block, int64_t index, int64_t calls) const;
+    void sum_block(int thread, const Tiles& tiles, int64_t first, int64_t last, const PanelGroup& group,
+                   const Block& block, bool accumulate, const PanelGroup& next, const Block& next_block) const;
     void widen_sums(int thread, int64_t rows, int64_t panels, bool accumulate) const;
     void add_scaled_sums(int thread, int64_t unit, int64_t rows, const PanelGroup& group) const;
     float* values(int thread, int64_t chunk_row, int64_t rows, int64_t panels) const;
@@ -241,8 +268,8 @@ class GroupedProduct {
     int64_t parts_ = 1;  // rows of a packed tile per row of x
     int64_t units_ = 1;  // of k, with scales of their own
     int64_t unit_k_ = 0;
-    int64_t unit_blocks_ = 1;  // blocks of a unit: a panel of one stays in the first-level cache
-    int64_t block_k_ = 0;
+    Split packed_split_;
+    Split streamed_split_;
     bool wide_ = false;      // sums of a unit may leave int32
     int64_t tile_rows_ = 0;  // rows of x
     int64_t chunk_rows_ = 0;

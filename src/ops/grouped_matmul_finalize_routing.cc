@@ -8,6 +8,10 @@
 namespace moe {
 namespace {
 
+void prefetch(const void* first, int64_t bytes) {
+    for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(static_cast<const char*>(first) + byte);
+}
+
 class GroupedMatmulFinalizeRouting {
   public:
     static constexpr const char* name = "npu_grouped_matmul_finalize_routing";
@@ -68,6 +72,9 @@ class GroupedMatmulFinalizeRouting {
             group.count = 0;
             for (int64_t column = item * span; column < std::min((item + 1) * span, n_); column += igemm::columns)
                 group.columns[group.count++] = {column, std::min(igemm::columns, n_ - column)};
+            const int64_t first = group.expert * n_ + group.columns[0].first;
+            prefetch(scale_.data<char>() + first * moe_dtype_size(args_.scale->dtype),
+                     group.run(0).width * moe_dtype_size(args_.scale->dtype));
         };
         const auto prepare = [&](const PanelGroup& group) { return Combine(*this, kernels, rows, group); };
         for (int64_t first = 0; first < experts_.used(); first += product_.batch_rows()) {
@@ -97,11 +104,13 @@ class GroupedMatmulFinalizeRouting {
                 if (!op.weights_.int4()) widen(op.args_.scale, op.scale_, scale_[p]);
                 if (op.bias_) widen(op.args_.bias, op.bias_, bias_[p]);
             }
+            prefetch_outputs(group.begin, op.product_.tile_rows());
         }
 
         void operator()(int64_t row, int64_t count, float* values) const {
             const float* pertoken = op_.pertoken_ ? op_.pertoken_.data<float>() + row : nullptr;
             const float* logit = op_.logit_ ? op_.logit_.data<float>() + row : nullptr;
+            prefetch_outputs(row + count, op_.product_.tile_rows());
             for (int64_t p = 0; p < group_.count; ++p, values += op_.product_.tile_rows() * igemm::columns) {
                 const PanelColumns& columns = group_.columns[p];
                 float* y = op_.out_.data<float>() + columns.first;
@@ -114,6 +123,15 @@ class GroupedMatmulFinalizeRouting {
         }
 
       private:
+        // The columns of the output rows of `count` rows of x, which lie far from each other.
+        void prefetch_outputs(int64_t row, int64_t count) const {
+            const PanelColumns columns = group_.run(0);
+            for (const int64_t end = std::min(row + count, group_.end); row < end; ++row)
+                if (op_.target_[row] >= 0)
+                    prefetch(op_.out_.data<float>() + op_.target_[row] * op_.n_ + columns.first,
+                             columns.width * static_cast<int64_t>(sizeof(float)));
+        }
+
         const GroupedMatmulFinalizeRouting& op_;
         const IgemmKernels& kernels_;
         const RowKernels& rows_;

@@ -65,11 +65,13 @@ class GroupedMatmulSwigluQuant {
         activated_ = workspace.at<float>(activated_piece_);
         const int64_t span = weights_.panels_together() * igemm::columns;
         const int threads = workspace.threads();
-        // Panel 2 p is of the activated half, 2 p + 1 of the other, which begins anywhere in a tile.
+        // Panels of the activated half, and as many of the other, which begins anywhere in a tile.
         const auto fill = [&](int64_t item, PanelGroup& group) {
             group.count = 0;
-            for (int64_t column = item * span; column < std::min((item + 1) * span, half_); column += igemm::columns)
-                for (const int64_t half : {int64_t{0}, half_})
+            group.runs = 2;
+            for (const int64_t half : {int64_t{0}, half_})
+                for (int64_t column = item * span; column < std::min((item + 1) * span, half_);
+                     column += igemm::columns)
                     group.columns[group.count++] = {half + column, std::min(igemm::columns, half_ - column)};
         };
         for (int64_t first = 0; first < experts_.used(); first += product_.batch_rows()) {
@@ -124,10 +126,10 @@ class GroupedMatmulSwigluQuant {
                     rows_.scale(c, x_scale[r], igemm::columns);
                 }
             }
-            for (int64_t p = 0; p < group_.count; p += 2) {
+            for (int64_t p = 0; p < group_.in_run(); ++p) {
                 float* s = values + p * panel_stride;
                 rows_.silu(s, count * igemm::columns);
-                rows_.multiply(s, s + panel_stride, count * igemm::columns);
+                rows_.multiply(s, s + group_.in_run() * panel_stride, count * igemm::columns);
                 float* target = op_.activated_ + (row - batch_begin_) * op_.half_ + group_.columns[p].first;
                 for (int64_t r = 0; r < count; ++r)
                     std::copy_n(s + r * igemm::columns, group_.columns[p].width, target + r * op_.half_);

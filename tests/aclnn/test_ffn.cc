@@ -365,9 +365,9 @@ TEST_CASE("dtypes, shapes and values") {
 }
 
 TEST_CASE("tokens of the host are checked in phase 1, in every mode") {
-    Findings findings;
     for (const moe_aclnn_mode mode : every_mode) {
         const InMode in_mode(mode);
+        Findings findings;
         Session session;
         const Problem of = floating(ACL_FLOAT16, counts);
         for (const std::vector<int64_t>& bad : {std::vector<int64_t>{3, -1, 5}, {3, 0, 3}, {3, 0, 5}, {7, 7, 7}}) {
@@ -397,9 +397,9 @@ TEST_CASE("tokens of the host are checked in phase 1, in every mode") {
 }
 
 TEST_CASE("tokens on the device are those of the time of the run; bad ones are skipped, faulted or refused") {
-    Findings findings;
     for (const moe_aclnn_mode mode : every_mode) {
         const InMode in_mode(mode);
+        Findings findings;
         Session session;
         Problem of = floating(ACL_FLOAT16, counts);
         Call call(of);
@@ -442,9 +442,9 @@ TEST_CASE("tokens on the device are those of the time of the run; bad ones are s
 }
 
 TEST_CASE("only a real host relabels the scales, and only for float16") {
-    Findings findings;
     for (const moe_aclnn_mode mode : every_mode) {
         const InMode in_mode(mode);
+        Findings findings;
         Session session;
         const Problem of = quantised(ACL_FLOAT16, ACL_INT64);
         Call call(of);

@@ -96,11 +96,11 @@ TEST_CASE("the sizes of weights") {
 }
 
 TEST_CASE("TransMatmulWeight writes the tiles of the core in place, in every mode, and only once") {
-    Findings findings;
     for (const moe_aclnn_mode mode : every_mode)
         for (const aclDataType dtype : weights)
             for (const Shape& shape : {Shape{20, 40}, Shape{2, 17, 33}}) {
                 const InMode in_mode(mode);
+                Findings findings;
                 Session session;
                 Data plain = numbers(shape, dtype);
                 const Data tiles = plain.tiled();
@@ -158,9 +158,9 @@ TEST_CASE("TransMatmulWeight refuses") {
 }
 
 TEST_CASE("a buffer that holds the matrix and not its tiles") {
-    Findings findings;
     for (const moe_aclnn_mode mode : every_mode) {
         const InMode in_mode(mode);
+        Findings findings;
         Session session;
         const Buffer memory(numbers({20, 40}, ACL_INT8).bytes);
         aclTensor* weight = tensor({20, 40}, ACL_INT8, ACL_FORMAT_ND, {800}, memory.data);
@@ -202,9 +202,9 @@ TEST_CASE("NpuFormatCast there and back gives the bits of the core, silently, in
 }
 
 TEST_CASE("the size and format of a cast: refusals, and what official examples pass") {
-    Findings findings;
     for (const moe_aclnn_mode mode : every_mode) {
         const InMode in_mode(mode);
+        Findings findings;
         Session session;
         Data plain = numbers({20, 40}, ACL_FLOAT16);
         const OnDevice source(plain), tiles(plain.tiled()), vector(numbers({40}, ACL_FLOAT16)),

@@ -268,9 +268,9 @@ TEST_CASE("null arguments are 161001, dtypes 161002, shapes and attributes 56100
 }
 
 TEST_CASE("a strided output: told, written densely by a real host, refused") {
-    Findings findings;
     for (const moe_aclnn_mode mode : every_mode) {
         const InMode in_mode(mode);
+        Findings findings;
         Session session;
         const OnDevice ids(Data::of<int32_t>({7}, {0, 0, 2, 2, 2, 5, 9}));
         const Buffer memory(std::vector<int32_t>(12, -1));

@@ -224,9 +224,9 @@ TEST_CASE("FRACTAL_NZ: both versions give the bits of the core, silently, in eve
 }
 
 TEST_CASE("a weight that TransMatmulWeight has converted, in one stream, and one that it has not") {
-    Findings findings;
     for (const moe_aclnn_mode mode : every_mode) {
         const InMode in_mode(mode);
+        Findings findings;
         Session session;
         const Problem of(false);
         Tensors tensors(of, Layout::flat);
@@ -448,9 +448,9 @@ TEST_CASE("storage of FRACTAL_NZ") {
 }
 
 TEST_CASE("only a real host changes the caller's tensors") {
-    Findings findings;
     for (const moe_aclnn_mode mode : every_mode) {
         const InMode in_mode(mode);
+        Findings findings;
         Session session;
         const Problem of(true);
         Tensors tensors(of, Layout::flat);
@@ -478,10 +478,10 @@ TEST_CASE("only a real host changes the caller's tensors") {
 }
 
 TEST_CASE("groups and rows out of range: skipped, faulted or refused") {
-    Findings findings;
     for (const moe_aclnn_mode mode : every_mode)
         for (const bool rows : {false, true}) {
             const InMode in_mode(mode);
+            Findings findings;
             Session session;
             Problem of = tiled(Problem(false));
             if (rows)
@@ -507,9 +507,9 @@ TEST_CASE("groups and rows out of range: skipped, faulted or refused") {
 }
 
 TEST_CASE("phase 2: a null executor, a null workspace, a workspace that is too small") {
-    Findings findings;
     for (const moe_aclnn_mode mode : every_mode) {
         const InMode in_mode(mode);
+        Findings findings;
         Session session;
         const Problem of = tiled(Problem(false));
         Tensors tensors(of);

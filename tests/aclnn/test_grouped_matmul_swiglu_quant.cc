@@ -221,10 +221,10 @@ TEST_CASE("without rows or without groups nothing is written") {
 }
 
 TEST_CASE("group lists out of range: skipped, faulted or refused") {
-    Findings findings;
     for (const moe_aclnn_mode mode : every_mode)
         for (const std::vector<int64_t>& bad : {std::vector<int64_t>{4, 3, 8}, {-1, 4, 8}, {4, 4, m + 1}}) {
             const InMode in_mode(mode);
+            Findings findings;
             Session session;
             Problem of = tiled(Problem(false), true);
             of.group_list = Data::of<int64_t>({experts}, bad);
@@ -246,9 +246,9 @@ TEST_CASE("group lists out of range: skipped, faulted or refused") {
 }
 
 TEST_CASE("only a real host changes the caller's tensors") {
-    Findings findings;
     for (const moe_aclnn_mode mode : every_mode) {
         const InMode in_mode(mode);
+        Findings findings;
         Session session;
         const Problem of = tiled(Problem(true), false);
         Tensors tensors(of);

@@ -8,9 +8,9 @@
 using namespace client;
 
 TEST_CASE("what has no kernel checks for null and says so, and runs nothing") {
-    Findings findings;
     for (const moe_aclnn_mode mode : every_mode) {
         const InMode in_mode(mode);
+        Findings findings;
         Session session;
         Array<float> x({3, 4}), out({6, 4});
         Array<int32_t> ids({3, 2}), rows({6});

@@ -163,10 +163,10 @@ TEST_CASE("an x without rows") {
 }
 
 TEST_CASE("ends of groups out of range: skipped, faulted or refused") {
-    Findings findings;
     for (const moe_aclnn_mode mode : every_mode)
         for (const std::vector<int32_t>& bad : {std::vector<int32_t>{2, 1, 6}, {-1, 2, 6}, {2, 2, 7}, {2, 2, 5}}) {
             const InMode in_mode(mode);
+            Findings findings;
             Session session;
             Problem of(ACL_BF16, true);
             of.group_index = Data::of<int32_t>({3}, bad);

@@ -35,7 +35,7 @@ std::string contents(const std::filesystem::path& path) {
 
 TEST_CASE("every rule is documented and tested") {
     std::string tests;
-    for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::path(__FILE__).parent_path()))
+    for (const auto& entry : std::filesystem::directory_iterator(MOE_TESTS))
         if (entry.path().extension() == ".cc") tests += contents(entry.path());
     const std::string documentation = contents(MOE_DOCUMENTATION);
     size_t findings = 0, tested = 0;

@@ -1,4 +1,8 @@
 // Devices, contexts, memory, streams and events.
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <cstring>
 #include <thread>
 
@@ -226,6 +230,32 @@ TEST_CASE("bytes written beside an allocation are found when it is freed, or use
     tokens.launch(session.stream);
     CHECK(session.synchronise() == 0);
     CHECK(findings.rules() == Rules{"overrun"});
+}
+
+TEST_CASE("protected memory faults when the host touches it, and works otherwise") {
+    const WithOption protect(MOE_ACLNN_OPTION_PROTECT), poisoned(MOE_ACLNN_OPTION_POISON);
+    Session session;
+    Findings findings;
+    Tokens tokens;
+    tokens.launch(session.stream);
+    CHECK(session.synchronise() == 0);
+    CHECK(tokens.out.read() == ends);
+    CHECK(aclrtMemset(tokens.out.buffer.data, 12, 0, 12) == 0);
+    CHECK(aclrtMemsetAsync(tokens.out.buffer.data, 12, 1, 4, session.stream) == 0);
+    CHECK(session.synchronise() == 0);
+    CHECK(tokens.out.read() == std::vector<int32_t>{0x01010101, 0, 0});
+    CHECK(findings.rules(true) == Rules{});
+    const pid_t child = fork();
+    if (child == 0) {
+        signal(SIGSEGV, [](int) { _exit(42); });
+        static_cast<volatile char*>(tokens.in.buffer.data)[0] = 1;
+        _exit(0);
+    }
+    REQUIRE(child > 0);
+    int status = 0;
+    REQUIRE(waitpid(child, &status, 0) == child);
+    CHECK(WIFEXITED(status));
+    CHECK(WEXITSTATUS(status) == 42);
 }
 
 TEST_CASE("a forgotten synchronisation is a finding, and shows in deferred mode") {

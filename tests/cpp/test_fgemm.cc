@@ -86,22 +86,50 @@ struct Problem {
                 is_integer(kind_) ? offset.data() : nullptr} {}
 };
 
+// Rows of a in the words that the kernels take.
+std::vector<uint32_t> words_of(const FgemmKernels& kernels, const std::vector<float>& a, int64_t rows, int64_t k) {
+    std::vector<uint32_t> words(static_cast<size_t>(rows * fgemm_row_stride));
+    for (int64_t i = 0; i < rows; ++i)
+        for (int64_t p = 0; p < k; ++p) {
+            const float value = a[static_cast<size_t>(i * k + p)];
+            const uint16_t half = narrow_bf16(value);
+            auto* row = reinterpret_cast<unsigned char*>(&words[static_cast<size_t>(i * fgemm_row_stride)]);
+            if (kernels.pairs)
+                std::memcpy(row + 2 * p, &half, 2);
+            else
+                std::memcpy(row + 4 * p, &value, 4);
+        }
+    return words;
+}
+
 // Packs and multiplies; c has one row per row of a, `columns` wide.
 std::vector<float> packed_product(const FgemmKernels& kernels, const Problem& problem, const std::vector<float>& a,
                                   int64_t rows, std::vector<float> c) {
     const int64_t panels = (problem.columns + kernels.nr - 1) / kernels.nr;
-    const int64_t panel_stride = problem.k * kernels.nr + 5;
-    const int64_t width = panels * kernels.nr;
-    std::vector<float> packed(static_cast<size_t>(panels * panel_stride), NAN);
+    const int64_t width = panels * kernels.nr + 3;
+    const int64_t words = kernels.pairs ? (problem.k + 1) / 2 : problem.k;
+    const std::vector<uint32_t> a_words = words_of(kernels, a, rows, problem.k);
     std::vector<float> sums(static_cast<size_t>(rows * width), 7.0f);
     for (int64_t i = 0; i < rows; ++i)
         std::memcpy(&sums[static_cast<size_t>(i * width)], &c[static_cast<size_t>(i * problem.columns)],
                     static_cast<size_t>(problem.columns) * sizeof(float));
-    kernels.pack[static_cast<int>(problem.kind)](problem.block, packed.data(), panel_stride);
-    for (int64_t i = 0; i < rows; i += kernels.mr)
-        for (int64_t p = 0; p < panels; ++p)
-            kernels.tile(std::min<int64_t>(kernels.mr, rows - i), problem.k, a.data() + i * problem.k, problem.k,
-                         packed.data() + p * panel_stride, sums.data() + i * width + p * kernels.nr, width);
+    for (int64_t p = 0; p < panels; ++p) {
+        std::vector<float> panel(static_cast<size_t>(words * kernels.nr), NAN);
+        WeightBlock block = problem.block;
+        block.data = problem.weights.data() + static_cast<size_t>(p * kernels.nr) * item_size(problem.kind);
+        block.columns = std::min<int64_t>(kernels.nr, problem.columns - p * kernels.nr);
+        if (block.scale != nullptr) {
+            block.scale += p * kernels.nr;
+            block.offset += p * kernels.nr;
+        }
+        kernels.pack[static_cast<int>(problem.kind)](block, panel.data());
+        // Prefetching reads no memory.
+        FgemmAhead ahead{nullptr, words, 2, 2, 100, 3};
+        for (int64_t i = 0; i < rows; i += kernels.mr)
+            kernels.tile(std::min<int64_t>(kernels.mr, rows - i), block.columns, words,
+                         a_words.data() + i * fgemm_row_stride, panel.data(), sums.data() + i * width + p * kernels.nr,
+                         width, false, &ahead);
+    }
     for (int64_t i = 0; i < rows; ++i) {
         std::memcpy(&c[static_cast<size_t>(i * problem.columns)], &sums[static_cast<size_t>(i * width)],
                     static_cast<size_t>(problem.columns) * sizeof(float));
@@ -116,8 +144,9 @@ std::vector<float> packed_product(const FgemmKernels& kernels, const Problem& pr
 
 std::vector<float> row_product(const FgemmKernels& kernels, const Problem& problem, const std::vector<float>& a,
                                int64_t rows, std::vector<float> c) {
+    const std::vector<uint32_t> a_words = words_of(kernels, a, rows, problem.k);
     for (int64_t i = 0; i < rows; ++i)
-        kernels.row[static_cast<int>(problem.kind)](problem.block, a.data() + i * problem.k,
+        kernels.row[static_cast<int>(problem.kind)](problem.block, a_words.data() + i * fgemm_row_stride,
                                                     c.data() + i * problem.columns);
     return c;
 }
@@ -224,5 +253,116 @@ TEST_CASE("inf and NaN stay in their row and column") {
                     CHECK(std::isfinite(c[i * 40 + j]) == (i != 1 && j != 17 && j != 18));
                 }
         }
+    });
+}
+
+TEST_CASE("a fresh tile does not look at its sums") {
+    for (const auto& row : fgemm_kernel_list) {
+        if (row.isa > isa_limit()) continue;
+        CAPTURE(row.name);
+        const FgemmKernels& kernels = *row.table;
+        const Problem problem(WeightKind::f32, 20, kernels.nr);
+        std::vector<float> panel(static_cast<size_t>(20 * kernels.nr));
+        kernels.pack[static_cast<int>(WeightKind::f32)](problem.block, panel.data());
+        const std::vector<float> a = normal(fgemm_row_stride * kernels.mr, 8);
+        FgemmAhead none{};
+        for (int64_t rows = 1; rows <= kernels.mr; ++rows) {
+            std::vector<float> zeros(static_cast<size_t>(rows * kernels.nr));
+            std::vector<float> unknown(zeros.size(), NAN);
+            kernels.tile(rows, kernels.nr, 20, a.data(), panel.data(), zeros.data(), kernels.nr, false, &none);
+            kernels.tile(rows, kernels.nr, 20, a.data(), panel.data(), unknown.data(), kernels.nr, true, &none);
+            CHECK(same_bits(unknown, zeros));
+        }
+    }
+}
+
+// --- Pairs of bfloat16 ---
+
+namespace {
+
+template <class Check>
+void for_each_table_of_pairs(Check&& check) {
+    for (const auto& row : fgemm_pairs_kernel_list) {
+        if (row.isa > isa_limit()) continue;
+        CAPTURE(row.name);
+        check(*row.table);
+    }
+}
+
+std::vector<float> rounded_to_bf16(std::vector<float> values) {
+    for (float& value : values) value = widen_bf16(narrow_bf16(value));
+    return values;
+}
+
+}  // namespace
+
+TEST_CASE("pairs: the plain loops add the upper of two products first and flush subnormal numbers") {
+    const uint16_t w[] = {narrow_bf16(1.0f), narrow_bf16(0x1p-30f), narrow_bf16(-1.0f)};
+    const WeightBlock block{w, 1, 3, 1, nullptr, nullptr};
+    const uint16_t a[] = {narrow_bf16(1.0f), narrow_bf16(1.0f), narrow_bf16(1.0f)};
+    float c = -1.0f;
+    // -1 + 2^-30 is -1 already; in the other order 2^-30 would stay.
+    fgemm_ref_pairs.row[static_cast<int>(WeightKind::bf16)](block, a, &c);
+    CHECK(c == -1.0f);
+    const uint16_t tiny[] = {1, narrow_bf16(0x1p-70f), 0};
+    const uint16_t factors[] = {narrow_bf16(0x1p100f), narrow_bf16(0x1p-60f), 0};
+    c = 0.0f;
+    fgemm_ref_pairs.row[static_cast<int>(WeightKind::bf16)]({tiny, 1, 3, 1, nullptr, nullptr}, factors, &c);
+    CHECK(c == 0.0f);
+}
+
+TEST_CASE("pairs: sums of integers are exact") {
+    for_each_table_of_pairs([&](const FgemmKernels& kernels) {
+        for (const int64_t columns : column_counts)
+            for (const int64_t k : {1, 2, 3, 7, 8, 9, 50}) {
+                CAPTURE(columns);
+                CAPTURE(k);
+                Problem problem(WeightKind::bf16, k, columns);
+                std::vector<float> w = normal(k * problem.stride, 1);
+                for (float& value : w) value = std::nearbyint(value * 40.0f);
+                for (size_t i = 0; i < w.size(); ++i) {
+                    const uint16_t half = narrow_bf16(w[i]);
+                    std::memcpy(problem.weights.data() + 2 * i, &half, 2);
+                }
+                const int64_t rows = 1 + (columns + k) % (kernels.mr + 3);
+                std::vector<float> a = normal(rows * k, 5);
+                for (float& value : a) value = std::nearbyint(value * 40.0f);
+                std::vector<float> c = normal(rows * columns, 6);
+                for (float& value : c) value = std::nearbyint(value * 1000.0f);
+                const std::vector<float> needed = row_product(fgemm_ref, problem, a, rows, c);
+                CHECK(same_bits(packed_product(kernels, problem, a, rows, c), needed));
+                CHECK(same_bits(row_product(kernels, problem, a, rows, c), needed));
+            }
+    });
+}
+
+TEST_CASE("pairs: every table is within the bound of the sums, packed as streamed") {
+    for_each_table_of_pairs([&](const FgemmKernels& kernels) {
+        for (const int64_t columns : {5, 32, 101})
+            for (const int64_t k : {1, 2, 9, 50, 301}) {
+                CAPTURE(columns);
+                CAPTURE(k);
+                const Problem problem(WeightKind::bf16, k, columns);
+                const int64_t rows = 1 + (columns + k) % (kernels.mr + 3);
+                const std::vector<float> a = rounded_to_bf16(normal(rows * k, 5));
+                const std::vector<float> c = normal(rows * columns, 6);
+                const std::vector<float> packed = packed_product(kernels, problem, a, rows, c);
+                CHECK(same_bits(row_product(kernels, problem, a, rows, c), packed));
+                const auto* w = reinterpret_cast<const uint16_t*>(problem.weights.data());
+                for (int64_t i = 0; i < rows; ++i)
+                    for (int64_t j = 0; j < columns; ++j) {
+                        const auto at = static_cast<size_t>(i * columns + j);
+                        double sum = c[at], magnitude = std::fabs(sum);
+                        for (int64_t p = 0; p < k; ++p) {
+                            const double product = static_cast<double>(a[static_cast<size_t>(i * k + p)]) *
+                                                   widen_bf16(w[p * problem.stride + j]);
+                            sum += product;
+                            magnitude += std::fabs(product);
+                        }
+                        // Products of bfloat16 are exact; k additions round by 2^-24 of a partial sum, or flush 2^-126.
+                        const double bound = static_cast<double>(k) * (0x1p-24 * 1.0001 * magnitude + 0x1p-126);
+                        REQUIRE(std::fabs(packed[at] - sum) <= bound);
+                    }
+            }
     });
 }

@@ -134,7 +134,7 @@ TEST_CASE("streamed sums are exact, and reading ahead changes nothing") {
                 Packed panel(igemm::panel_bytes(kernels, k));
                 kernels.pack_tile(x.data(), k, rows, k, tile.data());
                 kernels.pack_panel(w.data(), stride, k, panel.data());
-                const Ahead ahead = {w.data(), 48, 2 * k + 1};
+                const Ahead ahead = {w.data(), 48, 2 * k + 1, 3};
                 std::vector<int32_t> sums(static_cast<size_t>(rows * columns), 77);
                 const auto check = [&](bool int4, int64_t times) {
                     for (int64_t r = 0; r < rows; ++r)

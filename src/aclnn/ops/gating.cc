@@ -122,6 +122,7 @@ aclnnStatus aclnnMoeComputeExpertTokensGetWorkspaceSize(const aclTensor* sortedE
             const Slot in = call.input("sortedExperts", sortedExperts, "sorted_expert_for_source_row");
             const Slot ends = call.output("out", out);
             MOE_DEVICE_TRY(call.status());
+            call.rename("num_expert", "numExperts");
             call.compute(MOE_CORE(moe_compute_expert_tokens), [=](const Views& view) {
                 return moe_compute_expert_tokens_args{view[in], numExperts, view[ends]};
             });

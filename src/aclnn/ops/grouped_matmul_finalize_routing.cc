@@ -90,12 +90,7 @@ void change_operands(Call& call, const Version& version, Slot weight) {
             operand.state.is_dense())
             operand.tensor->change([](TensorState& state) { state.format = ACL_FORMAT_ND; });
     if (version.tiled) return;
-    call.tensor(weight)->change([&](TensorState& state) {
-        state.dtype = ACL_INT4;
-        for (size_t d = 0; d + 1 < state.shape.size(); ++d) state.strides[d] *= 8;
-        state.shape.back() *= 8;
-        state.changed_by = version.operation.name;
-    });
+    call.tensor(weight)->change([&](TensorState& state) { become_int4(&state, version.operation.name); });
 }
 
 Status translate(Call& call, const Version& version, const Arguments& of) {

@@ -50,11 +50,8 @@ void change_operands(const Call& call, Slot weight, Slot weight_scale, const Ope
     call.tensor(weight)->change([&](TensorState& state) {
         if (weight_nz) state.format = ACL_FORMAT_FRACTAL_NZ;
         if (state.dtype != ACL_INT32) return;
-        state.dtype = ACL_INT4;
-        for (size_t d = 0; d + 1 < state.shape.size(); ++d) state.strides[d] *= 8;
-        state.shape.back() *= 8;
+        become_int4(&state, operation.name);
         state.storage_shape = state.shape;
-        state.changed_by = operation.name;
     });
     if (call.state(weight_scale).dtype == ACL_INT64)
         call.tensor(weight_scale)->change([](TensorState& state) { state.dtype = ACL_UINT64; });

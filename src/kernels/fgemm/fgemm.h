@@ -4,6 +4,9 @@
 // therefore be cut into blocks, rows and columns into tiles, and one row may be streamed past weights that are not
 // packed: the result is the same. Tables with `fused` round once per product and sum (FMA), the others twice; tables
 // that agree in `fused` give the same bits.
+//
+// Tables with `pairs` are for bfloat16 only, in a and in w: products are added two by two, k = 2p + 1 before k = 2p,
+// and subnormal operands and sums count as zero. Blocks begin at even k.
 #pragma once
 
 #include <cstdint>
@@ -31,27 +34,50 @@ struct WeightBlock {
     const float* offset;  // likewise
 };
 
+// Lines of memory that a tile brings into the cache while it computes, `count` for every fgemm_unit words of a row. They
+// lie in rows of `row_lines` lines, `skip` bytes behind each; `left` are still to come, of them `row_left` in this row.
+struct FgemmAhead {
+    const char* line;
+    int64_t left;
+    int64_t row_left;
+    int64_t row_lines;
+    int64_t skip;
+    int64_t count;
+};
+
 struct FgemmKernels {
     bool fused;
-    int mr;  // rows of a tile, at most fgemm_max_rows
-    int nr;  // columns of a tile and of a packed panel, at most fgemm_max_columns
+    bool pairs;
+    int mr;    // rows of a tile, at most fgemm_max_rows
+    int nr;    // columns of a tile and of a packed panel, at most fgemm_max_columns
+    int unit;  // panels with fewer columns are filled up with zeros to a multiple of it
 
-    // By WeightKind. Converts a block to panels of nr columns, the last one filled up with zeros; a panel holds its
-    // rows side by side. Panels begin `panel_stride` elements apart.
-    void (*pack[weight_kinds])(const WeightBlock& block, float* packed, int64_t panel_stride);
+    // By WeightKind; null for the kinds that the table has not. Converts a block of at most nr columns to a panel: its
+    // rows side by side as float32, or its pairs of rows as pairs of bfloat16.
+    void (*pack[weight_kinds])(const WeightBlock& block, void* panel);
 
-    // By WeightKind. c[j] += sum over p of a[p] * w[p][j], without packing.
-    void (*row[weight_kinds])(const WeightBlock& block, const float* a, float* c);
+    // By WeightKind. c[j] += sum over p of a[p] * w[p][j], without packing; a is float32, or bfloat16 with `pairs`.
+    void (*row[weight_kinds])(const WeightBlock& block, const void* a, float* c);
 
-    // For one panel and `rows` <= mr: c[i][j] += sum over p of a[i][p] * panel[p][j], all nr columns of it.
-    void (*tile)(int64_t rows, int64_t k, const float* a, int64_t a_stride, const float* panel, float* c,
-                 int64_t c_stride);
+    // For `rows` <= mr and a panel: c[i][j] += sum over p of a[i][p] * panel[p][j], all columns of it, those that fill it
+    // up included. `words` are the k of it, or the pairs of k. Rows of a lie fgemm_row_stride words apart. `fresh`: c
+    // counts as 0.
+    void (*tile)(int64_t rows, int64_t columns, int64_t words, const void* a, const void* panel, float* c,
+                 int64_t c_stride, bool fresh, FgemmAhead* ahead);
 };
 
 constexpr int fgemm_max_rows = 16;
 constexpr int fgemm_max_columns = 64;
+// The more of them, the less often sums are loaded and stored; but a panel and the rows of a tile share the first-level
+// cache.
+constexpr int64_t fgemm_max_words = 192;
+// Off the powers of two, or rows would compete for the same sets of the first-level cache.
+constexpr int64_t fgemm_row_stride = fgemm_max_words + 16;
+constexpr int64_t fgemm_unit = 16;
 
 // The kernels to use now.
 const FgemmKernels& fgemm_kernels();
+// Those for pairs of bfloat16; null where the instruction sets that may be used have none.
+const FgemmKernels* fgemm_pairs_kernels();
 
 }  // namespace moe

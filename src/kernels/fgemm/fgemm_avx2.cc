@@ -6,7 +6,8 @@ namespace moe {
 namespace {
 
 struct Vector {
-    using Type = __m256;
+    // Not the type of the intrinsics: GCC keeps an array of those in memory, beside every instruction.
+    typedef float Type __attribute__((vector_size(32)));
     static constexpr int lanes = 8;
     // 12 accumulators, 2 vectors of weights, a factor: 15 of the 16 registers.
     static constexpr int tile_rows = 6;

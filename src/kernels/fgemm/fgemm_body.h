@@ -2,15 +2,14 @@
 // an anonymous namespace of moe, a struct Vector with: Type, lanes, tile_rows, tile_vectors, fused; load, store,
 // broadcast(const float*), multiply_add(a, w, c); add, multiply, round_f16, round_bf16; from_f16, from_bf16, from_s8
 // (pointers to `lanes` values). And MOE_FGEMM_TABLE.
+#include <algorithm>
 #include <cstring>
+
+#include "kernels/fgemm/fgemm_tile.h"
 
 namespace moe {
 namespace {
 
-using Lanes = Vector::Type;
-constexpr int lanes = Vector::lanes;
-constexpr int tile_vectors = Vector::tile_vectors;
-constexpr int tile_columns = lanes * tile_vectors;
 // Rows of weights that are added to an accumulator while it is in a register.
 constexpr int rows_at_once = 8;
 
@@ -64,27 +63,33 @@ struct Rest {
     }
 };
 
-template <class Kind>
-void pack(const WeightBlock& block, float* packed, int64_t panel_stride) {
-    const int64_t whole = block.columns / lanes * lanes;
-    const int64_t padded = (block.columns + tile_columns - 1) / tile_columns * tile_columns;
-    const auto place = [&](int64_t p, int64_t j) {
-        return packed + j / tile_columns * panel_stride + p * tile_columns + j % tile_columns;
-    };
+// `width`: of the panel, in vectors. They are `vectors` when that is not 0, known to the compiler.
+template <class Kind, int vectors>
+inline void pack_whole_vectors(const WeightBlock& block, int64_t width, float* packed) {
     const auto* weights = static_cast<const typename Kind::Stored*>(block.data);
-    // Along a row first: the weights come from memory, the panels go to the cache.
+    const int64_t whole = vectors > 0 ? vectors : block.columns / lanes;
     for (int64_t p = 0; p < block.k; ++p)
-        for (int64_t j = 0; j < whole; j += lanes)
-            Vector::store(place(p, j), Kind::load(weights + p * block.stride + j, block, j));
-    if (whole == padded) return;
-    for (int64_t p = 0; p < block.k; ++p)
-        for (int64_t j = whole; j < padded; ++j) *place(p, j) = 0.0f;
+        for (int64_t v = 0; v < whole; ++v)
+            Vector::store(packed + (p * width + v) * lanes,
+                          Kind::load(weights + p * block.stride + v * lanes, block, v * lanes));
+}
+
+template <class Kind>
+void pack(const WeightBlock& block, void* panel) {
+    auto* packed = static_cast<float*>(panel);
+    if (block.columns == tile_columns) return pack_whole_vectors<Kind, tile_vectors>(block, tile_vectors, packed);
+    const int64_t width = (block.columns + lanes - 1) / lanes;
+    pack_whole_vectors<Kind, 0>(block, width, packed);
+    const int64_t whole = block.columns / lanes * lanes;
     if (whole == block.columns) return;
+    const auto* weights = static_cast<const typename Kind::Stored*>(block.data) + whole;
     Rest<Kind> rest(block, whole);
-    float values[lanes];
     for (int64_t p = 0; p < block.k; ++p) {
-        Vector::store(values, rest.load(weights + p * block.stride + whole));
-        std::memcpy(place(p, whole), values, static_cast<size_t>(rest.columns) * sizeof(float));
+        float values[lanes];
+        Vector::store(values, rest.load(weights + p * block.stride));
+        // Not what dequantisation makes of the columns that are not there.
+        std::fill(values + rest.columns, values + lanes, 0.0f);
+        std::memcpy(packed + p * width * lanes + whole, values, sizeof values);
     }
 }
 
@@ -112,8 +117,9 @@ inline void add_whole_vectors(const WeightBlock& block, const typename Kind::Sto
 }
 
 template <class Kind>
-void row(const WeightBlock& block, const float* a, float* c) {
+void row(const WeightBlock& block, const void* row_of_a, float* c) {
     const auto* weights = static_cast<const typename Kind::Stored*>(block.data);
+    const auto* a = static_cast<const float*>(row_of_a);
     int64_t p = 0;
     for (; p + rows_at_once <= block.k; p += rows_at_once)
         add_whole_vectors<Kind, rows_at_once>(block, weights + p * block.stride, a + p, c);
@@ -128,42 +134,14 @@ void row(const WeightBlock& block, const float* a, float* c) {
     std::memcpy(c + whole, sum, static_cast<size_t>(rest.columns) * sizeof(float));
 }
 
-template <int rows>
-void tile_of(int64_t k, const float* a, int64_t a_stride, const float* panel, float* c, int64_t c_stride) {
-    Lanes sum[rows][tile_vectors];
-    for (int i = 0; i < rows; ++i)
-        for (int v = 0; v < tile_vectors; ++v) sum[i][v] = Vector::load(c + i * c_stride + v * lanes);
-    for (int64_t p = 0; p < k; ++p) {
-        Lanes w[tile_vectors];
-        for (int v = 0; v < tile_vectors; ++v) w[v] = Vector::load(panel + p * tile_columns + v * lanes);
-        for (int i = 0; i < rows; ++i) {
-            const Lanes factor = Vector::broadcast(a + i * a_stride + p);
-            for (int v = 0; v < tile_vectors; ++v) sum[i][v] = Vector::multiply_add(factor, w[v], sum[i][v]);
-        }
-    }
-    for (int i = 0; i < rows; ++i)
-        for (int v = 0; v < tile_vectors; ++v) Vector::store(c + i * c_stride + v * lanes, sum[i][v]);
-}
-
-template <int rows>
-void tile_up_to(int64_t wanted, int64_t k, const float* a, int64_t a_stride, const float* panel, float* c,
-                int64_t c_stride) {
-    if (wanted == rows) return tile_of<rows>(k, a, a_stride, panel, c, c_stride);
-    if constexpr (rows > 1) tile_up_to<rows - 1>(wanted, k, a, a_stride, panel, c, c_stride);
-}
-
-void tile(int64_t rows, int64_t k, const float* a, int64_t a_stride, const float* panel, float* c, int64_t c_stride) {
-    tile_up_to<Vector::tile_rows>(rows, k, a, a_stride, panel, c, c_stride);
-}
-
-static_assert(Vector::tile_rows <= fgemm_max_rows && tile_columns <= fgemm_max_columns);
-
 }  // namespace
 
 extern const FgemmKernels MOE_FGEMM_TABLE;
 const FgemmKernels MOE_FGEMM_TABLE = {Vector::fused,
+                                      false,
                                       Vector::tile_rows,
                                       tile_columns,
+                                      lanes,
                                       {pack<F32>, pack<F16>, pack<Bf16>, pack<S8F16>, pack<S8Bf16>},
                                       {row<F32>, row<F16>, row<Bf16>, row<S8F16>, row<S8Bf16>},
                                       tile};

@@ -16,12 +16,13 @@
 
 namespace moe {
 
-// Memory that is read next: `count` places, `stride` bytes apart, that a kernel prefetches while it computes. Any
-// address will do, also one that is not there.
+// Memory that is read next, which a kernel prefetches while it computes: `count` places, `stride` bytes apart, of `lines`
+// cache lines each. Any address will do, also one that is not there.
 struct Ahead {
-    const void* first;
-    int64_t stride;
-    int64_t count;
+    const void* first = nullptr;
+    int64_t stride = 0;
+    int64_t count = 0;
+    int64_t lines = 1;
 };
 
 struct IgemmKernels {

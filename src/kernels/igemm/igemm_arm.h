@@ -35,15 +35,18 @@ class Prefetcher {
     Prefetcher(const Ahead& ahead, int64_t steps)
         : place_(static_cast<const char*>(ahead.first)),
           stride_(ahead.stride),
+          lines_(ahead.lines),
           share_((ahead.count * stretch + steps - 1) / steps) {}
 
     void operator()() {
-        for (int64_t i = 0; i < share_; ++i, place_ += stride_) __builtin_prefetch(place_, 0, 2);
+        for (int64_t i = 0; i < share_; ++i, place_ += stride_)
+            for (int64_t line = 0; line < lines_; ++line) __builtin_prefetch(place_ + 64 * line, 0, 2);
     }
 
   private:
     const char* place_;
     int64_t stride_;
+    int64_t lines_;
     int64_t share_;
 };
 

@@ -142,17 +142,20 @@ class Prefetcher {
     Prefetcher(const Ahead& ahead, int64_t quads)
         : place_(static_cast<const char*>(ahead.first)),
           stride_(ahead.stride),
+          lines_(ahead.lines),
           share_((ahead.count * stretch + quads - 1) / quads) {}
 
     void step(int64_t quad) {
         if (quad % stretch != 0) return;
-        for (int64_t i = 0; i < share_; ++i, place_ += stride_) _mm_prefetch(place_, _MM_HINT_T1);
+        for (int64_t i = 0; i < share_; ++i, place_ += stride_)
+            for (int64_t line = 0; line < lines_; ++line) _mm_prefetch(place_ + 64 * line, _MM_HINT_T1);
     }
 
   private:
     static constexpr int64_t stretch = 8;
     const char* place_;
     int64_t stride_;
+    int64_t lines_;
     int64_t share_;
 };
 

@@ -1,0 +1,121 @@
+// Pairs of bfloat16 products. The dot instruction neither rounds nor traps as MXCSR says: it flushes subnormal numbers
+// and rounds to nearest even.
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "kernels/fgemm/fgemm.h"
+
+namespace moe {
+namespace {
+
+struct Vector {
+    // Not the type of the intrinsics: GCC keeps an array of those in memory, beside every instruction.
+    typedef float Type __attribute__((vector_size(64)));
+    static constexpr int lanes = 16;
+    // 24 accumulators, 4 vectors of weights, a pair.
+    static constexpr int tile_rows = 6;
+    static constexpr int tile_vectors = 4;
+
+    static Type load(const float* source) { return (Type)_mm512_loadu_ps(source); }
+    static void store(float* target, Type value) { _mm512_storeu_ps(target, (__m512)value); }
+    static Type broadcast(const float* source) {
+        int32_t pair;
+        std::memcpy(&pair, source, sizeof pair);
+        return (Type)_mm512_set1_epi32(pair);
+    }
+    static Type multiply_add(Type a, Type w, Type c) {
+        return (Type)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)w);
+    }
+};
+
+}  // namespace
+}  // namespace moe
+
+#include "kernels/fgemm/fgemm_tile.h"
+
+namespace moe {
+namespace {
+
+// Columns of two vectors: those of one load of weights.
+constexpr int load_columns = 2 * lanes;
+
+// The first columns of such a load.
+__mmask32 columns_of(int64_t count) {
+    return count >= load_columns ? ~__mmask32{0} : static_cast<__mmask32>((uint32_t{1} << count) - 1);
+}
+
+// One pair of rows of weights: for every column the weight of the upper row beside that of the lower one.
+struct Pairs {
+    Lanes low, high;
+};
+inline Pairs interleave(const uint16_t* upper, const uint16_t* lower, __mmask32 columns) {
+    const __m512i first = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6,
+                                           37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+    const __m512i second = _mm512_add_epi16(first, _mm512_set1_epi16(16));
+    const __m512i a = _mm512_maskz_loadu_epi16(columns, upper);
+    const __m512i b = lower == nullptr ? _mm512_setzero_si512() : _mm512_maskz_loadu_epi16(columns, lower);
+    return {(Lanes)_mm512_permutex2var_epi16(a, first, b), (Lanes)_mm512_permutex2var_epi16(a, second, b)};
+}
+
+void pack(const WeightBlock& block, void* panel) {
+    const auto* w = static_cast<const uint16_t*>(block.data);
+    auto* packed = static_cast<float*>(panel);
+    const int64_t width = (block.columns + lanes - 1) / lanes * lanes;
+    for (int64_t p = 0; p < block.k; p += 2, w += 2 * block.stride, packed += width) {
+        const uint16_t* lower = p + 1 < block.k ? w + block.stride : nullptr;
+        for (int64_t j = 0; j < block.columns; j += load_columns) {
+            const Pairs pairs =
+                interleave(w + j, lower == nullptr ? nullptr : lower + j, columns_of(block.columns - j));
+            Vector::store(packed + j, pairs.low);
+            if (j + lanes < width) Vector::store(packed + j + lanes, pairs.high);
+        }
+    }
+}
+
+// c[0 .. 32) += a * w for the columns of a mask and `pairs` pairs of rows, of the last one perhaps only the upper row.
+template <int pairs>
+inline void add_pairs(const uint16_t* w, int64_t stride, const uint16_t* a, bool half, __mmask32 columns, float* c) {
+    const auto left = static_cast<__mmask16>(columns);
+    const auto right = static_cast<__mmask16>(columns >> 16);
+    Lanes low = (Lanes)_mm512_maskz_loadu_ps(left, c);
+    Lanes high = (Lanes)_mm512_maskz_loadu_ps(right, c + lanes);
+    for (int p = 0; p < pairs; ++p, w += 2 * stride, a += 2) {
+        const Pairs both = interleave(w, half ? nullptr : w + stride, columns);
+        const uint32_t pair = half ? a[0] : a[0] | static_cast<uint32_t>(a[1]) << 16;
+        const Lanes factor = (Lanes)_mm512_set1_epi32(static_cast<int32_t>(pair));
+        low = Vector::multiply_add(factor, both.low, low);
+        high = Vector::multiply_add(factor, both.high, high);
+    }
+    _mm512_mask_storeu_ps(c, left, (__m512)low);
+    _mm512_mask_storeu_ps(c + lanes, right, (__m512)high);
+}
+
+void row(const WeightBlock& block, const void* row_of_a, float* c) {
+    constexpr int at_once = 4;
+    const auto* w = static_cast<const uint16_t*>(block.data);
+    const auto* a = static_cast<const uint16_t*>(row_of_a);
+    int64_t p = 0;
+    for (; p + 2 * at_once <= block.k; p += 2 * at_once)
+        for (int64_t j = 0; j < block.columns; j += load_columns)
+            add_pairs<at_once>(w + p * block.stride + j, block.stride, a + p, false, columns_of(block.columns - j),
+                               c + j);
+    for (; p < block.k; p += 2)
+        for (int64_t j = 0; j < block.columns; j += load_columns)
+            add_pairs<1>(w + p * block.stride + j, block.stride, a + p, p + 1 == block.k, columns_of(block.columns - j),
+                         c + j);
+}
+
+}  // namespace
+
+extern const FgemmKernels fgemm_avx512bf16;
+const FgemmKernels fgemm_avx512bf16 = {true,
+                                       true,
+                                       Vector::tile_rows,
+                                       tile_columns,
+                                       lanes,
+                                       {nullptr, nullptr, pack, nullptr, nullptr},
+                                       {nullptr, nullptr, row, nullptr, nullptr},
+                                       tile};
+
+}  // namespace moe

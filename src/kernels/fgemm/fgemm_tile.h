@@ -1,0 +1,84 @@
+// The tile of the float matrix products in terms of vectors of words. Included by one file per instruction set, which
+// defines before, in an anonymous namespace of moe, a struct Vector with: Type, lanes, tile_rows, tile_vectors; load,
+// store, broadcast(const float*), multiply_add(a, w, c). Words are float32 or, where multiply_add takes them so, pairs of
+// bfloat16.
+#include <algorithm>
+#include <utility>
+
+namespace moe {
+namespace {
+
+using Lanes = Vector::Type;
+constexpr int lanes = Vector::lanes;
+constexpr int tile_vectors = Vector::tile_vectors;
+constexpr int tile_columns = lanes * tile_vectors;
+static_assert(Vector::tile_rows <= fgemm_max_rows && tile_columns <= fgemm_max_columns);
+
+void fetch(FgemmAhead& ahead) {
+    for (int64_t i = 0; i < ahead.count && ahead.left > 0; ++i) {
+        __builtin_prefetch(ahead.line, 0, 2);
+        ahead.line += 64;
+        --ahead.left;
+        if (--ahead.row_left > 0) continue;
+        ahead.row_left = ahead.row_lines;
+        ahead.line += ahead.skip;
+    }
+}
+
+// Indices as template arguments and not as loops: GCC keeps arrays that it indexes in a loop in memory as well.
+template <int... row, int... vector>
+inline void tile_of(std::integer_sequence<int, row...>, std::integer_sequence<int, vector...>, int64_t words,
+                    const float* a, const float* panel, float* c, int64_t c_stride, bool fresh, FgemmAhead& ahead) {
+    constexpr int vectors = sizeof...(vector);
+    Lanes sum[sizeof...(row)][vectors] = {};
+    if (!fresh) {
+        const float* at = c;
+        const auto load = [&](Lanes(&own)[vectors]) {
+            ((own[vector] = Vector::load(at + vector * lanes)), ...);
+            at += c_stride;
+        };
+        (load(sum[row]), ...);
+    }
+    for (int64_t begin = 0; begin < words; begin += fgemm_unit) {
+        fetch(ahead);
+        const int64_t end = std::min(begin + fgemm_unit, words);
+        for (int64_t p = begin; p < end; ++p) {
+            const Lanes w[] = {Vector::load(panel + (p * vectors + vector) * lanes)...};
+            const auto add = [&](int i, Lanes(&own)[vectors]) {
+                const Lanes factor = Vector::broadcast(a + i * fgemm_row_stride + p);
+                ((own[vector] = Vector::multiply_add(factor, w[vector], own[vector])), ...);
+            };
+            (add(row, sum[row]), ...);
+        }
+    }
+    const auto store = [&](const Lanes(&own)[vectors]) {
+        (Vector::store(c + vector * lanes, own[vector]), ...);
+        c += c_stride;
+    };
+    (store(sum[row]), ...);
+}
+
+template <int rows, int vectors>
+void tile_up_to(int64_t wanted_rows, int64_t wanted_vectors, int64_t words, const float* a, const float* panel,
+                float* c, int64_t c_stride, bool fresh, FgemmAhead& ahead) {
+    if constexpr (vectors > 1)
+        if (wanted_vectors < vectors)
+            return tile_up_to<rows, vectors - 1>(wanted_rows, wanted_vectors, words, a, panel, c, c_stride, fresh,
+                                                 ahead);
+    if constexpr (rows > 1)
+        if (wanted_rows < rows)
+            return tile_up_to<rows - 1, vectors>(wanted_rows, wanted_vectors, words, a, panel, c, c_stride, fresh,
+                                                 ahead);
+    tile_of(std::make_integer_sequence<int, rows>(), std::make_integer_sequence<int, vectors>(), words, a, panel, c,
+            c_stride, fresh, ahead);
+}
+
+void tile(int64_t rows, int64_t columns, int64_t words, const void* a, const void* panel, float* c, int64_t c_stride,
+          bool fresh, FgemmAhead* ahead) {
+    tile_up_to<Vector::tile_rows, tile_vectors>(rows, (columns + lanes - 1) / lanes, words,
+                                                static_cast<const float*>(a), static_cast<const float*>(panel), c,
+                                                c_stride, fresh, *ahead);
+}
+
+}  // namespace
+}  // namespace moe
