@@ -310,10 +310,10 @@ void GroupedProduct::book(const ExpertWeights& weights, int64_t rows, int64_t k,
     tile_rows_ = kernels_->rows / parts_;
     row_bytes_ = 0;
     int64_t longest = 0;
-    for (const Split& blocks : {packed_split_, streamed_split_}) {
-        const Block last = block(blocks, units_ - 1, blocks.count - 1);
+    for (const Split& way : {packed_split_, streamed_split_}) {
+        const Block last = block(way, units_ - 1, way.count - 1);
         row_bytes_ = std::max(row_bytes_, parts_ * (last.offset + igemm::row_bytes(*kernels_, last.k)));
-        longest = std::max(longest, std::min(blocks.k, unit_k_));
+        longest = std::max(longest, std::min(way.k, unit_k_));
     }
     threads_ = ledger.threads();
     batch_rows_ = std::min(rows, std::max(tile_rows_, threads_ * batch_bytes / (row_bytes_ + bytes_per_row)));
