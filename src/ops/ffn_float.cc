@@ -105,7 +105,8 @@ class Products {
             problem.groups2};
     }
 
-    int64_t panel() const { return fgemm_.nr; }
+    // At what multiples columns may be cut. Streamed weights have no panels, but lines of memory.
+    int64_t panel() const { return problem_.rows <= ffn_stream_rows ? 32 : fgemm_.nr; }
 
     void first(const FfnBlock& block, char* hidden, const Scratch& scratch) const {
         const int64_t n = block.columns;
@@ -277,9 +278,10 @@ class Products {
         const int64_t at = (expert * w.k + k) * w.n + column;
         const float* scale = w.scale == nullptr ? nullptr : scratch.scale;
         const float* offset = w.scale == nullptr ? nullptr : scratch.offset;
-        if (w.dtype != MOE_INT4) return {w.data + at * moe_dtype_size(w.dtype), w.n, count, columns, scale, offset};
+        if (w.dtype != MOE_INT4)
+            return {w.data + at * moe_dtype_size(w.dtype), w.n, count, columns, scale, offset, w.k - k - count};
         for (int64_t p = 0; p < count; ++p) unpack_int4(w.data, at + p * w.n, columns, scratch.unpacked + p * columns);
-        return {scratch.unpacked, columns, count, columns, scale, offset};
+        return {scratch.unpacked, columns, count, columns, scale, offset, 0};
     }
 
     void load_bias(const Input& bias, int64_t columns, int64_t expert, int64_t column, int64_t n, float* line) const {

@@ -99,7 +99,8 @@ class Products {
         std::fill_n(scratch.sums, block.rows * stride, 0);
         const int8_t* weights = w + block.expert * k * n + block.column;
         for (int64_t p = 0; p < k;) {
-            const int64_t count = std::min(streamed ? stream_k : ffn_block_k, k - p);
+            const int64_t most = !streamed ? ffn_block_k : block.rows > 1 ? stream_k : k;
+            const int64_t count = std::min(most, k - p);
             const int8_t* rows = a + block.row * k + p;
             if (streamed) {
                 for (int64_t i = 0; i < block.rows; ++i)

@@ -30,8 +30,9 @@ struct WeightBlock {
     int64_t stride;
     int64_t k;
     int64_t columns;
-    const float* scale;   // of the columns; integers only
-    const float* offset;  // likewise
+    const float* scale;       // of the columns; integers only
+    const float* offset;      // likewise
+    int64_t rows_behind = 0;  // that follow in memory and are wanted next
 };
 
 // Lines of memory that a tile brings into the cache while it computes, `count` for every fgemm_unit words of a row. They

@@ -92,14 +92,18 @@ inline void add_pairs(const uint16_t* w, int64_t stride, const uint16_t* a, bool
 }
 
 void row(const WeightBlock& block, const void* row_of_a, float* c) {
-    constexpr int at_once = 4;
     const auto* w = static_cast<const uint16_t*>(block.data);
     const auto* a = static_cast<const uint16_t*>(row_of_a);
     int64_t p = 0;
-    for (; p + 2 * at_once <= block.k; p += 2 * at_once)
-        for (int64_t j = 0; j < block.columns; j += load_columns)
-            add_pairs<at_once>(w + p * block.stride + j, block.stride, a + p, false, columns_of(block.columns - j),
-                               c + j);
+    for (; p + rows_at_once <= block.k; p += rows_at_once) {
+        const bool ahead = p + 2 * rows_at_once <= block.k + block.rows_behind;
+        for (int64_t j = 0; j < block.columns; j += load_columns) {
+            const uint16_t* weights = w + p * block.stride + j;
+            if (ahead)
+                fetch_rows<rows_at_once, load_columns * 2>(weights + rows_at_once * block.stride, block.stride * 2);
+            add_pairs<rows_at_once / 2>(weights, block.stride, a + p, false, columns_of(block.columns - j), c + j);
+        }
+    }
     for (; p < block.k; p += 2)
         for (int64_t j = 0; j < block.columns; j += load_columns)
             add_pairs<1>(w + p * block.stride + j, block.stride, a + p, p + 1 == block.k, columns_of(block.columns - j),

@@ -10,9 +10,6 @@
 namespace moe {
 namespace {
 
-// Rows of weights that are added to an accumulator while it is in a register.
-constexpr int rows_at_once = 8;
-
 // Stored weights to float32 vectors. `j` is the column.
 struct F32 {
     using Stored = float;
@@ -105,13 +102,18 @@ inline void add_rows(int64_t rows, const float* a, float* c, Load&& load) {
     for (int v = 0; v < vectors; ++v) Vector::store(c + v * lanes, sum[v]);
 }
 
+// `ahead`: as many rows follow.
 template <class Kind, int rows>
-inline void add_whole_vectors(const WeightBlock& block, const typename Kind::Stored* w, const float* a, float* c) {
+inline void add_whole_vectors(const WeightBlock& block, const typename Kind::Stored* w, bool ahead, const float* a,
+                              float* c) {
+    constexpr int item = sizeof *w;
     int64_t j = 0;
-    for (; j + tile_columns <= block.columns; j += tile_columns)
+    for (; j + tile_columns <= block.columns; j += tile_columns) {
+        if (ahead) fetch_rows<rows, tile_columns * item>(w + rows * block.stride + j, block.stride * item);
         add_rows<tile_vectors>(rows, a, c + j, [&](int64_t p, int v) {
             return Kind::load(w + p * block.stride + j + v * lanes, block, j + v * lanes);
         });
+    }
     for (; j + lanes <= block.columns; j += lanes)
         add_rows<1>(rows, a, c + j, [&](int64_t p, int) { return Kind::load(w + p * block.stride + j, block, j); });
 }
@@ -122,8 +124,9 @@ void row(const WeightBlock& block, const void* row_of_a, float* c) {
     const auto* a = static_cast<const float*>(row_of_a);
     int64_t p = 0;
     for (; p + rows_at_once <= block.k; p += rows_at_once)
-        add_whole_vectors<Kind, rows_at_once>(block, weights + p * block.stride, a + p, c);
-    for (; p < block.k; ++p) add_whole_vectors<Kind, 1>(block, weights + p * block.stride, a + p, c);
+        add_whole_vectors<Kind, rows_at_once>(block, weights + p * block.stride,
+                                              p + 2 * rows_at_once <= block.k + block.rows_behind, a + p, c);
+    for (; p < block.k; ++p) add_whole_vectors<Kind, 1>(block, weights + p * block.stride, false, a + p, c);
 
     const int64_t whole = block.columns / lanes * lanes;
     if (whole == block.columns) return;

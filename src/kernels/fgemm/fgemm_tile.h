@@ -14,6 +14,18 @@ constexpr int tile_vectors = Vector::tile_vectors;
 constexpr int tile_columns = lanes * tile_vectors;
 static_assert(Vector::tile_rows <= fgemm_max_rows && tile_columns <= fgemm_max_columns);
 
+// A row of a is streamed past this many rows of weights at a time, while the same columns of those below are on their way:
+// memory is fastest with several streams, and the processor's own prefetching starts anew in every row.
+constexpr int rows_at_once = 8;
+
+// `bytes` at the same columns, `rows` rows from w on; the rows are `stride` bytes apart.
+template <int rows, int bytes>
+inline void fetch_rows(const void* w, int64_t stride) {
+    const char* line = static_cast<const char*>(w);
+    for (int p = 0; p < rows; ++p, line += stride)
+        for (int at = 0; at < bytes; at += 64) __builtin_prefetch(line + at, 0, 2);
+}
+
 void fetch(FgemmAhead& ahead) {
     for (int64_t i = 0; i < ahead.count && ahead.left > 0; ++i) {
         __builtin_prefetch(ahead.line, 0, 2);
