@@ -333,10 +333,24 @@ class InitRouting {
     // Turns the counts of every block into the place of its next entry: among all entries, or with padding among
     // those of the expert. Behind the last block stands where the buckets end.
     void place_blocks() {
-        const int32_t routed = place_buckets(0, experts_, 0);
-        place_buckets(experts_, buckets_, routed);
+        int32_t* ends = positions_ + blocks_ * buckets_;
+        std::fill_n(ends, buckets_, 0);
+        for (int64_t block = 0; block < blocks_; ++block) {
+            const int32_t* counts = positions_ + block * buckets_;
+            for (int64_t i = 0, n = buckets_; i < n; ++i) ends[i] += counts[i];
+        }
+        const int32_t routed = begins_of_counts(ends, experts_, 0);
+        begins_of_counts(ends + experts_, buckets_ - experts_, routed);
         routed_ = routed;
-        const int32_t* ends = positions_ + blocks_ * buckets_;
+        if (padded()) std::fill_n(ends, buckets_, 0);
+        for (int64_t block = 0; block < blocks_; ++block) {
+            int32_t* positions = positions_ + block * buckets_;
+            for (int64_t i = 0, n = buckets_; i < n; ++i) {
+                const int32_t count = positions[i];
+                positions[i] = ends[i];
+                ends[i] += count;
+            }
+        }
         if (scatters()) {
             beyond_begin_ = positions_[buckets_ - 2];
             beyond_end_ = ends[buckets_ - 2];
@@ -350,21 +364,12 @@ class InitRouting {
         if (args_.expert_tokens_num_flag) record_tokens(positions_, ends);
     }
 
-    // From `bucket` on, whose first entry has this place among all. Returns the place behind the last entry.
-    int32_t place_buckets(int64_t bucket, int64_t end, int32_t place) const {
-        int32_t* positions = positions_;
-        const int64_t blocks = blocks_;
-        const int64_t buckets = buckets_;
-        const bool restarts = padded();
-        for (; bucket < end; ++bucket) {
-            const int32_t base = restarts ? place : 0;
-            for (int64_t block = 0; block < blocks; ++block) {
-                int32_t& position = positions[block * buckets + bucket];
-                const int32_t count = position;
-                position = place - base;
-                place += count;
-            }
-            positions[blocks * buckets + bucket] = place - base;
+    // Counts become the places where their entries begin, from `place` on. Returns the place behind them all.
+    static int32_t begins_of_counts(int32_t* counts, int64_t n, int32_t place) {
+        for (int64_t i = 0; i < n; ++i) {
+            const int32_t count = counts[i];
+            counts[i] = place;
+            place += count;
         }
         return place;
     }
