@@ -16,6 +16,7 @@ class _State(IntEnum):
     SURPASSED = 1
     ABOVE_LIMIT = 2
     UNSUPPORTED = 3
+    REFERENCE = 4
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ def _kernels() -> tuple[Kernel, ...]:
         reasons = {
             _State.CHOSEN: "chosen elsewhere in the call",
             _State.SURPASSED: f"{name} is preferred",
+            _State.REFERENCE: "a reference for tests",
             _State.ABOVE_LIMIT: f"above the limit {limit} of {origin}",
         }
         refused = {

@@ -35,6 +35,7 @@ typedef enum moe_kernel_state {
     MOE_KERNEL_SURPASSED = 1,   /* could be used, but a later one of the family can as well */
     MOE_KERNEL_ABOVE_LIMIT = 2, /* the processor could, the limit forbids it */
     MOE_KERNEL_UNSUPPORTED = 3, /* the processor lacks its instruction set */
+    MOE_KERNEL_REFERENCE = 4, /* only others are compared with it; where none of them runs, calls use another family */
     MOE_KERNEL_STATE_RANGE = INT32_MAX
 } moe_kernel_state;
 

@@ -17,6 +17,7 @@ cdef extern from "moe_native/info.h" nogil:
         MOE_KERNEL_SURPASSED
         MOE_KERNEL_ABOVE_LIMIT
         MOE_KERNEL_UNSUPPORTED
+        MOE_KERNEL_REFERENCE
 
     ctypedef struct moe_kernel:
         const char* family

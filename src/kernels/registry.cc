@@ -27,11 +27,12 @@ Tile tile(const QgemmKernels& kernels) {
 }
 
 template <auto& rows>
-constexpr KernelFamily family(const char* name) {
+constexpr KernelFamily family(const char* name, int first_choice = 0) {
     return {
         name,
         rows,
         static_cast<int>(sizeof rows / sizeof rows[0]),
+        first_choice,
         [](int row) { return rows[row].name; },
         [](int row) { return rows[row].isa; },
         [](int row) { return tile(*rows[row].table); },
@@ -44,7 +45,7 @@ const KernelFamily kernel_families[kernel_family_count] = {
     family<row_kernel_list>("rows"),    family<gating_kernel_list>("gating"),
     family<copy_kernel_list>("copy"),   family<combine_kernel_list>("combine"),
     family<igemm_kernel_list>("igemm"), family<qgemm_kernel_list>("qgemm"),
-    family<fgemm_kernel_list>("fgemm"), family<fgemm_pairs_kernel_list>("fgemm pairs"),
+    family<fgemm_kernel_list>("fgemm"), family<fgemm_pairs_kernel_list>("fgemm pairs", 1),
     family<probe_kernel_list>("probe"),
 };
 

@@ -17,6 +17,7 @@ struct KernelFamily {
     const char* name;
     const void* rows;  // the list, as note_choice knows it
     int count;
+    int first_choice;  // rows before it define results, calls never use them
     const char* (*name_of)(int row);
     Isa (*isa_of)(int row);
     Tile (*tile_of)(int row);

@@ -10,7 +10,7 @@ moe_kernel_state state_of(const moe::KernelFamily& family, int row) {
     if (isa > moe::isa_limit()) return MOE_KERNEL_ABOVE_LIMIT;
     for (int later = row + 1; later < family.count; ++later)
         if (family.isa_of(later) <= moe::isa_limit()) return MOE_KERNEL_SURPASSED;
-    return MOE_KERNEL_CHOSEN;
+    return row < family.first_choice ? MOE_KERNEL_REFERENCE : MOE_KERNEL_CHOSEN;
 }
 
 }  // namespace
@@ -26,7 +26,7 @@ int32_t moe_kernels(moe_kernel* kernels, int32_t capacity) {
                 family.name_of(row),
                 moe::isa_name(family.isa_of(row)),
                 state_of(family, row),
-                moe::was_chosen(family.rows, row),
+                row >= family.first_choice && moe::was_chosen(family.rows, row),
                 tile.rows,
                 tile.columns,
             };
