@@ -54,7 +54,7 @@ def permute(tokens, routing_map, probs, num_out_tokens, drop_and_pad, out):
     if num_out_tokens is not None:
         args.num_out_tokens = call.integer("num_out_tokens", num_out_tokens)
     elif args.routing_map != NULL and args.routing_map.rank == 2:
-        _, array = call.inputs[len(call.inputs) - 1]
+        array = call.inputs[len(call.inputs) - 1]
         args.num_out_tokens = args.routing_map.shape[0] if drop_and_pad else np.count_nonzero(array)
     args.probs = call.input("probs", probs)
     fail_if(moe_token_permute_with_routing_map_shapes(&args, shapes))

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstdint>
 
 #include "core/op.h"
@@ -42,8 +43,9 @@ class ComputeExpertTokens {
     Status run(const Workspace& workspace, const RunContext&) {
         MOE_TRY(ids_.load(workspace));
         MOE_TRY(out_.load(workspace));
-        for (int64_t expert = 0; expert < args_.num_expert; ++expert)
-            out_.data<int32_t>()[expert] = static_cast<int32_t>(end_of(expert));
+        for (int64_t expert = 0; expert < args_.num_expert; expert += lanes)
+            find_ends(static_cast<int32_t>(expert),
+                      static_cast<int>(std::min<int64_t>(lanes, args_.num_expert - expert)));
         out_.store();
         return MOE_OK;
     }
@@ -52,19 +54,28 @@ class ComputeExpertTokens {
     static constexpr int64_t largest_rows = int64_t{1} << 24;
     static constexpr int64_t largest_experts = 2048;
 
-    // Over the whole list every time, so that the result is defined for ids that do not ascend, too.
-    int64_t end_of(int64_t expert) const {
+    // Searches that go on side by side, as each of them waits for memory at every step.
+    static constexpr int lanes = 16;
+
+    // Of `count` experts, each by bisection of the whole list, so that the result is defined for ids that do not
+    // ascend, too.
+    void find_ends(int32_t expert, int count) const {
         const int32_t* ids = ids_.data<int32_t>();
-        int64_t low = 0;
-        int64_t high = rows_;
-        while (low < high) {
-            const int64_t middle = low + (high - low) / 2;
-            if (ids[middle] <= expert)
-                low = middle + 1;
-            else
-                high = middle;
+        const auto rows = static_cast<int32_t>(rows_);
+        int32_t low[lanes] = {};
+        int32_t high[lanes];
+        std::fill_n(high, lanes, rows);
+        // A step at least halves a range; one that is empty stays as it is.
+        for (int32_t longest = rows; longest > 0; longest /= 2) {
+            for (int lane = 0; lane < count; ++lane) {
+                const int32_t middle = low[lane] + (high[lane] - low[lane]) / 2;
+                const bool ends_behind = static_cast<int>(middle < high[lane]) &
+                                         static_cast<int>(ids[std::min(middle, rows - 1)] <= expert + lane);
+                low[lane] = ends_behind ? middle + 1 : low[lane];
+                high[lane] = ends_behind ? high[lane] : middle;
+            }
         }
-        return low;
+        std::copy_n(low, count, out_.data<int32_t>() + expert);
     }
 
     const Args args_;

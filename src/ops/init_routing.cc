@@ -55,7 +55,7 @@ class InitRouting {
         // A block pays when it has more entries than the counters that it adds.
         const int64_t block = std::max<int64_t>(16 * 1024, 4 * buckets_);
         blocks_ = std::clamp<int64_t>(entries_ / block, 1, ledger.threads());
-        position_piece_ = ledger.book<int32_t>("positions", blocks_ * buckets_);
+        position_piece_ = ledger.book<int32_t>("positions", (blocks_ + 1) * buckets_);
         landing_count_piece_ = ledger.book<int64_t>("landing counts", blocks_ + 1);
         landing_piece_ = ledger.book<Landing>("landings", entries_);
         if (entries_ > 0 && factors())
@@ -331,48 +331,82 @@ class InitRouting {
     }
 
     // Turns the counts of every block into the place of its next entry: among all entries, or with padding among
-    // those of the expert.
+    // those of the expert. Behind the last block stands where the buckets end.
     void place_blocks() {
-        std::fill_n(landing_counts_, blocks_ + 1, 0);
-        const int64_t limit = padded() ? args_.expert_capacity : rows_;
-        int64_t place = 0;
-        int64_t occupied = 0;
-        for (int64_t bucket = 0; bucket < buckets_; ++bucket) {
-            const int64_t first = place;
-            const int64_t base = padded() ? first : 0;
-            for (int64_t block = 0; block < blocks_; ++block) {
-                int32_t& position = positions_[block * buckets_ + bucket];
-                const int64_t count = position;
-                position = static_cast<int32_t>(place - base);
-                if (bucket < experts_) landing_counts_[block + 1] += std::clamp<int64_t>(limit - position, 0, count);
-                place += count;
-            }
-            if (bucket < experts_) {
-                routed_ = place;
-                if (args_.expert_tokens_num_flag) record_tokens(bucket, place - first, &occupied);
-            } else if (bucket == buckets_ - 2) {
-                beyond_begin_ = first;
-                beyond_end_ = place;
+        int32_t* ends = positions_ + blocks_ * buckets_;
+        std::fill_n(ends, buckets_, 0);
+        for (int64_t block = 0; block < blocks_; ++block) {
+            const int32_t* counts = positions_ + block * buckets_;
+            for (int64_t i = 0, n = buckets_; i < n; ++i) ends[i] += counts[i];
+        }
+        const int32_t routed = begins_of_counts(ends, experts_, 0);
+        begins_of_counts(ends + experts_, buckets_ - experts_, routed);
+        routed_ = routed;
+        if (padded()) std::fill_n(ends, buckets_, 0);
+        for (int64_t block = 0; block < blocks_; ++block) {
+            int32_t* positions = positions_ + block * buckets_;
+            for (int64_t i = 0, n = buckets_; i < n; ++i) {
+                const int32_t count = positions[i];
+                positions[i] = ends[i];
+                ends[i] += count;
             }
         }
-        for (int64_t block = 0; block < blocks_; ++block) landing_counts_[block + 1] += landing_counts_[block];
-        if (args_.expert_tokens_num_flag && tokens_are_pairs())
-            std::fill_n(tokens_.data<int64_t>() + 2 * occupied, 2 * (args_.expert_num - occupied), 0);
+        if (scatters()) {
+            beyond_begin_ = positions_[buckets_ - 2];
+            beyond_end_ = ends[buckets_ - 2];
+        }
+        const auto limit = static_cast<int32_t>(padded() ? args_.expert_capacity : rows_);
+        landing_counts_[0] = 0;
+        for (int64_t block = 0; block < blocks_; ++block)
+            landing_counts_[block + 1] =
+                landing_counts_[block] +
+                places_below(limit, positions_ + block * buckets_, positions_ + (block + 1) * buckets_, experts_);
+        if (args_.expert_tokens_num_flag) record_tokens(positions_, ends);
     }
 
-    void record_tokens(int64_t expert, int64_t count, int64_t* occupied) const {
-        int64_t* tokens = tokens_.data<int64_t>();
-        if (!tokens_are_pairs()) {
-            const int64_t number = args_.expert_tokens_num_type == 0 ? routed_ : count;
-            if (args_.expert_token_cumsum_or_count->dtype == MOE_INT32)
-                tokens_.data<int32_t>()[expert] = static_cast<int32_t>(number);
-            else
-                tokens[expert] = number;
-        } else if (count > 0) {
-            tokens[2 * *occupied] = start_ + expert;
-            tokens[2 * *occupied + 1] = count;
-            ++*occupied;
+    // Counts become the places where their entries begin, from `place` on. Returns the place behind them all.
+    static int32_t begins_of_counts(int32_t* counts, int64_t n, int32_t place) {
+        for (int64_t i = 0; i < n; ++i) {
+            const int32_t count = counts[i];
+            counts[i] = place;
+            place += count;
         }
+        return place;
+    }
+
+    static int64_t places_below(int32_t limit, const int32_t* begins, const int32_t* ends, int64_t count) {
+        int64_t places = 0;
+        for (int64_t i = 0; i < count; ++i) places += std::min(ends[i], limit) - std::min(begins[i], limit);
+        return places;
+    }
+
+    void record_tokens(const int32_t* begins, const int32_t* ends) const {
+        if (tokens_are_pairs())
+            record_pairs(begins, ends);
+        else if (args_.expert_token_cumsum_or_count->dtype == MOE_INT32)
+            record_numbers(tokens_.data<int32_t>(), begins, ends);
+        else
+            record_numbers(tokens_.data<int64_t>(), begins, ends);
+    }
+
+    template <class T>
+    void record_numbers(T* numbers, const int32_t* begins, const int32_t* ends) const {
+        const int64_t experts = experts_;
+        if (args_.expert_tokens_num_type == 0)
+            for (int64_t q = 0; q < experts; ++q) numbers[q] = ends[q];
+        else
+            for (int64_t q = 0; q < experts; ++q) numbers[q] = ends[q] - begins[q];
+    }
+
+    void record_pairs(const int32_t* begins, const int32_t* ends) const {
+        int64_t* pair = tokens_.data<int64_t>();
+        int64_t* const end = pair + 2 * args_.expert_num;
+        for (int64_t q = 0; q < experts_; ++q) {
+            if (ends[q] == begins[q]) continue;
+            *pair++ = start_ + q;
+            *pair++ = ends[q] - begins[q];
+        }
+        std::fill(pair, end, 0);
     }
 
     void order_block(int64_t block) const {
@@ -428,8 +462,7 @@ class InitRouting {
     void clear_empty_rows(bool zero) const {
         const int64_t grain = 1 + 256 * 1024 / (row_bytes_ + 4);
         if (padded()) {
-            // After order_block the last block's places are the sizes of the experts.
-            const int32_t* sizes = positions_ + (blocks_ - 1) * buckets_;
+            const int32_t* sizes = positions_ + blocks_ * buckets_;
             const int64_t capacity = args_.expert_capacity;
             parallel_ranges(threads_, experts_, 1 + grain / capacity, [&](int, int64_t begin, int64_t end) {
                 for (int64_t q = begin; q < end; ++q)
@@ -526,7 +559,7 @@ class InitRouting {
     int64_t beyond_begin_ = 0;
     int64_t beyond_end_ = 0;
     Piece position_piece_, landing_count_piece_, landing_piece_, values_piece_, codes_piece_;
-    int32_t* positions_ = nullptr;       // (blocks, buckets)
+    int32_t* positions_ = nullptr;       // (blocks + 1, buckets)
     int64_t* landing_counts_ = nullptr;  // (blocks + 1), running sum
     Landing* landings_ = nullptr;
     float* values_ = nullptr;  // (threads, hidden)
