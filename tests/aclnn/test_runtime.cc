@@ -214,6 +214,14 @@ TEST_CASE("copies: sizes, kinds and pointers") {
     CHECK(aclrtMemset(host.data(), 16, 1, 16) == 107000);
     CHECK(aclrtMemset(device.data, 8, 1, 16) == 107000);
     CHECK(findings.rules(true) == Rules{"memcpy-kind", "memcpy-size"});
+    // Sizes that lead around the address space.
+    for (const size_t count : {SIZE_MAX, SIZE_MAX - 4096}) {
+        CHECK(aclrtMemset(device.data, SIZE_MAX, 1, count) == 107000);
+        CHECK(aclrtMemcpy(device.data, SIZE_MAX, device.data, count, ACL_MEMCPY_DEVICE_TO_DEVICE) == 107000);
+        CHECK(aclrtMemcpy(static_cast<char*>(device.data) + 8, SIZE_MAX, device.data, count, ACL_MEMCPY_DEFAULT) ==
+              107000);
+    }
+    CHECK(findings.rules(true) == Rules(6, "memcpy-size"));
     aclGetRecentErrMsg();
 }
 
