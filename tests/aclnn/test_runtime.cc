@@ -445,6 +445,27 @@ TEST_CASE("the default stream, timeouts, forced destruction") {
     aclGetRecentErrMsg();
 }
 
+TEST_CASE("deferred streams and others wait for each other") {
+    Session session;
+    aclrtStream deferred[2] = {};
+    {
+        const WithOption option(MOE_ACLNN_OPTION_DEFERRED);
+        for (aclrtStream& stream : deferred) REQUIRE(aclrtCreateStream(&stream) == 0);
+    }
+    aclrtEvent events[2] = {};
+    for (aclrtEvent& event : events) REQUIRE(aclrtCreateEvent(&event) == 0);
+    // The second deferred one waits for the worker, which waits for the first.
+    CHECK(aclrtRecordEvent(events[0], deferred[0]) == 0);
+    for (const aclrtStream stream : {session.stream, deferred[1]}) {
+        const size_t at = stream == session.stream ? 0 : 1;
+        CHECK(aclrtStreamWaitEvent(stream, events[at]) == 0);
+        if (at == 0) CHECK(aclrtRecordEvent(events[1], stream) == 0);
+    }
+    CHECK(aclrtSynchronizeStream(deferred[1]) == 0);
+    for (const aclrtEvent event : events) CHECK(aclrtDestroyEvent(event) == 0);
+    for (const aclrtStream stream : deferred) CHECK(aclrtDestroyStream(stream) == 0);
+}
+
 TEST_CASE("what is left at the end is reported") {
     Findings findings;
     aclTensor* left = nullptr;

@@ -463,7 +463,9 @@ class Driver {
             case 3: {
                 if (bursting_) return query_call();
                 Slot* slot;
-                void* const address = pick(pinned, &slot);
+                void* address = pick(pinned, &slot);
+                for (const auto& other : slots_[pinned])  // which copies may use
+                    if (slot == nullptr && other->handle == address) address = nullptr;
                 bury(pinned, slot);
                 return act([=] { CALL(aclrtFreeHost, address); });
             }
@@ -496,9 +498,18 @@ class Driver {
     // A client that writes beside its memory, where the host may.
     void scribble() {
         if (protected_) return;
-        Slot* const slot = pick_live(memory);
-        if (slot == nullptr || slot->handle == nullptr) return;
-        static_cast<volatile char*>(slot->handle)[-1] = 7;
+        Slot* const slot = slots_[memory][random_.below(16)].get();
+        void* const old = slot->handle;
+        bury(memory, slot);
+        const auto made = result<void*>();
+        act(
+            [=] {
+                if (old != nullptr) CALL(aclrtFree, old);
+                // New, so that nobody else is in its place.
+                if (CALL(aclrtMalloc, made.get(), 64, ACL_MEM_MALLOC_HUGE_FIRST) == 0)
+                    static_cast<volatile char*>(*made)[-1] = 7;
+            },
+            [=] { fill(slot, *made, 64); });
     }
 
     // --- Streams, events, contexts ----------------------------------------------------------------------------------
