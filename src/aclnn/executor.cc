@@ -546,7 +546,7 @@ Status launch(const std::shared_ptr<Executor>& executor, void* workspace, uint64
     if (run->plan.workspace_size == 0) run->needs_workspace = false;
     if (!run->needs_workspace && run->plan.workspace_size > 0) {
         run->workspace = workspace;
-        run->workspace_size = workspace_size;
+        run->workspace_size = run->plan.workspace_size;  // there may be less than the client says
     }
     uint64_t position = 0;
     MOE_DEVICE_TRY(queue(run, stream, &position));

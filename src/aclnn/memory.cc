@@ -483,10 +483,18 @@ void mark_copied(const Copy& copy) {
     if (copy.to.allocation != nullptr) copy.to.allocation->mark_written(range_of(copy.to.address, copy.count));
 }
 
-// Kernels trust what they have checked, so that nothing may write under them. Deferred work does not run meanwhile.
-void wait_before_writing(const std::vector<Mark>& marks) {
-    for (const Mark& mark : marks)
-        if (!deferred() && mark.stream != nullptr) mark.stream->wait(mark.position);
+// Kernels trust what they have checked, so that nothing may write under them: waits for the work of streams with a
+// worker. That of deferred ones may be late, which is what they are for, but does not run before the result is gone.
+[[nodiscard]] std::unique_lock<std::recursive_mutex> before_writing(const std::vector<Mark>& marks) {
+    bool late = false;
+    for (const Mark& mark : marks) {
+        if (mark.stream == nullptr) continue;
+        if (mark.stream->is_deferred())
+            late = true;
+        else
+            mark.stream->wait(mark.position);
+    }
+    return late ? deferred_turn() : std::unique_lock<std::recursive_mutex>();
 }
 
 Status copy_now(const Copy& copy) {
@@ -503,7 +511,7 @@ Status copy_now(const Copy& copy) {
                                              "src", &writers));
         mark_copied(copy);
     }
-    wait_before_writing(readers_and_writers);
+    const auto turn = before_writing(readers_and_writers);
     copy_bytes(copy);
     return 0;
 }
@@ -642,7 +650,7 @@ aclError aclrtMemset(void* devPtr, size_t maxCount, int32_t value, size_t count)
             MOE_DEVICE_TRY(check_host_access(*side.allocation, range_of(devPtr, count), true, "devPtr", &marks));
             side.allocation->mark_written(range_of(devPtr, count));
         }
-        wait_before_writing(marks);
+        const auto turn = before_writing(marks);
         const Opened opened(side.allocation.get());
         std::memset(devPtr, value & 0xFF, count);
         return 0;

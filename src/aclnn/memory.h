@@ -2,6 +2,7 @@
 // freed, without being touched.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -24,8 +25,10 @@ struct Range {
     bool overlaps(const Range& other) const { return begin < other.end && other.begin < end; }
     bool contains(const Range& other) const { return begin <= other.begin && other.end <= end; }
 };
+// A size that no address space holds ends with the last address, not before the first.
 inline Range range_of(const void* data, size_t size) {
-    return {reinterpret_cast<uintptr_t>(data), reinterpret_cast<uintptr_t>(data) + size};
+    const uintptr_t begin = reinterpret_cast<uintptr_t>(data);
+    return {begin, begin + std::min<uintptr_t>(size, UINTPTR_MAX - begin)};
 }
 
 // Work in a stream that uses a range.

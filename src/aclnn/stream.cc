@@ -111,14 +111,21 @@ void Stream::work() {
 
 // Runs one task of a deferred stream here, if the position needs it.
 bool Stream::advance(uint64_t position) {
+    std::vector<Mark> marks;
+    uint64_t done;
     {
-        // Without the turn: whoever holds it may be waiting for this thread.
         const std::lock_guard<std::mutex> lock(mutex_);
         if (done_ >= position) return false;
+        done = done_;
+        if (!queue_.empty()) marks = queue_.front().after;
     }
+    // Without the turn: the worker of a stream that is waited for may need it for another deferred stream.
+    for (const Mark& mark : marks)
+        if (mark.stream != nullptr) mark.stream->wait(mark.position);
     const std::lock_guard<std::recursive_mutex> turn(deferred_mutex());
     std::unique_lock<std::mutex> lock(mutex_);
     if (done_ >= position || queue_.empty()) return false;
+    if (done_ != done) return true;  // another thread ran that task: the next one has marks of its own
     Task task = std::move(queue_.front());
     queue_.pop_front();
     finish(std::move(task), lock, true);
@@ -176,6 +183,10 @@ Status Stream::take_error(std::string* message) {
     *message = std::move(message_);
     message_.clear();
     return std::exchange(error_, 0);
+}
+
+std::unique_lock<std::recursive_mutex> deferred_turn() {
+    return std::unique_lock<std::recursive_mutex>(deferred_mutex());
 }
 
 const Clock& host_clock() {

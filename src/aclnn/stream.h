@@ -52,6 +52,8 @@ class Stream : public Object {
     void close(bool drop);
 
     uint64_t submitted() const;
+    // Its work runs on the threads that wait for it.
+    bool is_deferred() const { return deferred_; }
 
     // The first error since it was last asked for, and its text.
     Status take_error(std::string* message);
@@ -104,6 +106,9 @@ bool stream_lives(uint64_t number);
 std::shared_ptr<Stream> live_stream(uint64_t number);
 
 // --- Not under the state lock ---
+
+// While it is held, no deferred stream runs anything on another thread. Not to be held while waiting for a worker.
+std::unique_lock<std::recursive_mutex> deferred_turn();
 
 // The stream of a handle for a call of this thread; null stands for the default stream of the current context. Refuses
 // as the runtime does.

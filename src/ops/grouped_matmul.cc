@@ -156,7 +156,8 @@ Status ExpertWeights::resolve_plain(const Tensor& tensor, int64_t k, int64_t n) 
                     static_cast<long long>(n));
     tile_columns_ = n;
     row_stride_ = tensor.dtype == MOE_INT4 ? n / 2 : tensor.stride[1];
-    block_stride_ = 16 * row_stride_;
+    // Any stride is possible here: whether the addresses exist is not known before the run.
+    block_stride_ = static_cast<int64_t>(16 * static_cast<uint64_t>(row_stride_));
     expert_stride_ = tensor.dtype == MOE_INT4 ? k * row_stride_ : tensor.stride[0];
     word_stride_ = tensor.dtype == MOE_INT4 ? 1 : tensor.stride[2];
     use_bytes();

@@ -214,6 +214,14 @@ TEST_CASE("copies: sizes, kinds and pointers") {
     CHECK(aclrtMemset(host.data(), 16, 1, 16) == 107000);
     CHECK(aclrtMemset(device.data, 8, 1, 16) == 107000);
     CHECK(findings.rules(true) == Rules{"memcpy-kind", "memcpy-size"});
+    // Sizes that lead around the address space.
+    for (const size_t count : {SIZE_MAX, SIZE_MAX - 4096}) {
+        CHECK(aclrtMemset(device.data, SIZE_MAX, 1, count) == 107000);
+        CHECK(aclrtMemcpy(device.data, SIZE_MAX, device.data, count, ACL_MEMCPY_DEVICE_TO_DEVICE) == 107000);
+        CHECK(aclrtMemcpy(static_cast<char*>(device.data) + 8, SIZE_MAX, device.data, count, ACL_MEMCPY_DEFAULT) ==
+              107000);
+    }
+    CHECK(findings.rules(true) == Rules(6, "memcpy-size"));
     aclGetRecentErrMsg();
 }
 
@@ -435,6 +443,27 @@ TEST_CASE("the default stream, timeouts, forced destruction") {
     CHECK(findings.rules() == Rules{});
     CHECK(aclrtSynchronizeStream(other) == 107017);
     aclGetRecentErrMsg();
+}
+
+TEST_CASE("deferred streams and others wait for each other") {
+    Session session;
+    aclrtStream deferred[2] = {};
+    {
+        const WithOption option(MOE_ACLNN_OPTION_DEFERRED);
+        for (aclrtStream& stream : deferred) REQUIRE(aclrtCreateStream(&stream) == 0);
+    }
+    aclrtEvent events[2] = {};
+    for (aclrtEvent& event : events) REQUIRE(aclrtCreateEvent(&event) == 0);
+    // The second deferred one waits for the worker, which waits for the first.
+    CHECK(aclrtRecordEvent(events[0], deferred[0]) == 0);
+    for (const aclrtStream stream : {session.stream, deferred[1]}) {
+        const size_t at = stream == session.stream ? 0 : 1;
+        CHECK(aclrtStreamWaitEvent(stream, events[at]) == 0);
+        if (at == 0) CHECK(aclrtRecordEvent(events[1], stream) == 0);
+    }
+    CHECK(aclrtSynchronizeStream(deferred[1]) == 0);
+    for (const aclrtEvent event : events) CHECK(aclrtDestroyEvent(event) == 0);
+    for (const aclrtStream stream : deferred) CHECK(aclrtDestroyStream(stream) == 0);
 }
 
 TEST_CASE("what is left at the end is reported") {
