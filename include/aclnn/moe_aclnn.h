@@ -53,7 +53,8 @@ typedef struct moe_aclnn_finding {
     uint64_t object; /* number of the tensor, allocation, ... in the order of making; 0 for none */
 } moe_aclnn_finding;
 
-/* Called on the thread that found it, which may be the worker of a stream. It may not call acl functions. */
+/* Called on the thread that found it, which may be the worker of a stream, and on several at once: what it shares needs
+ * a lock. It may not call acl functions. */
 typedef void (*moe_aclnn_callback)(const moe_aclnn_finding* finding, void* user);
 
 /* 0, or 161002 for a number that is no mode. Executors keep the mode that they were made in. */

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <initializer_list>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -59,10 +60,11 @@ class Findings {
     Findings() {
         moe_aclnn_set_callback(
             [](const moe_aclnn_finding* finding, void* user) {
-                static_cast<Findings*>(user)->rules_.push_back({finding->rule, finding->severity,
-                                                                std::string(finding->api) + ": " + finding->argument +
-                                                                    ": " + finding->seen + ", needed " +
-                                                                    finding->needed});
+                Findings& findings = *static_cast<Findings*>(user);
+                const std::lock_guard<std::mutex> lock(findings.mutex_);
+                findings.rules_.push_back({finding->rule, finding->severity,
+                                           std::string(finding->api) + ": " + finding->argument + ": " + finding->seen +
+                                               ", needed " + finding->needed});
             },
             this);
     }
@@ -72,6 +74,7 @@ class Findings {
 
     // Names of the rules since the last call.
     std::vector<std::string> rules(bool errors = false) {
+        const std::lock_guard<std::mutex> lock(mutex_);
         std::vector<std::string> names;
         for (const Entry& entry : rules_)
             if (errors || entry.severity != MOE_ACLNN_ERROR) names.push_back(entry.rule);
@@ -79,6 +82,7 @@ class Findings {
         return names;
     }
     std::string text() const {
+        const std::lock_guard<std::mutex> lock(mutex_);
         std::string all;
         for (const Entry& entry : rules_) all += entry.rule + ": " + entry.text + "\n";
         return all;
@@ -90,6 +94,7 @@ class Findings {
         moe_aclnn_severity severity;
         std::string text;
     };
+    mutable std::mutex mutex_;  // several threads may find something at once
     std::vector<Entry> rules_;
 };
 using Rules = std::vector<std::string>;
