@@ -503,8 +503,8 @@ Status copy_now(const Copy& copy) {
     {
         const Lock lock(state_mutex());
         if (copy.to.allocation != nullptr)
-            MOE_DEVICE_TRY(check_host_access(*copy.to.allocation, range_of(copy.to.address, copy.count), true, "dst",
-                                             &marks));
+            MOE_DEVICE_TRY(
+                check_host_access(*copy.to.allocation, range_of(copy.to.address, copy.count), true, "dst", &marks));
         if (copy.from.allocation != nullptr)
             MOE_DEVICE_TRY(check_host_access(*copy.from.allocation, range_of(copy.from.address, copy.count), false,
                                              "src", &marks));
