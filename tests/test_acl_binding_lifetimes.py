@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -485,3 +486,17 @@ started.wait()"""
     done = run_program(acl_library.home, program, tmp_path / "findings.jsonl")
     assert done.returncode == 0
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("mode", ["compat", "strict"])
+def test_example(acl_library, tmp_path, mode):
+    """The program of the documentation: right results, no findings, nothing left."""
+    findings = tmp_path / "findings.jsonl"
+    settings = {"MOE_ACLNN_FINDINGS": findings, "MOE_ACLNN_MODE": mode, "ASCEND_HOME_PATH": acl_library.home}
+    example = Path(__file__).parents[1] / "examples" / "acl_layer.py"
+    subprocess.run(
+        [sys.executable, "-P", str(example)],
+        env={**os.environ, "MOE_ACLNN_POISON": "1", **{name: str(value) for name, value in settings.items()}},
+        check=True,
+    )
+    assert findings.read_text() == ""
