@@ -4,10 +4,10 @@ import os
 import threading
 from typing import Any, Literal
 
-import acl_binding
 import numpy as np
-from acl_binding import AclInvalidArgumentError, AclMissingError
 
+import acl_binding
+from acl_binding import AclInvalidArgumentError, AclMissingError
 from moe_native import backend, forms
 from moe_native.forms import Arguments, Form, Inexpressible, Out
 from moe_native.layout import NzArray
@@ -44,12 +44,8 @@ class AclBackend:
     def __init__(self, home: str | os.PathLike[str] | None, number: int) -> None:
         self.library = acl_binding.open(home=home)
         self._device = self.library.device(number).open()
+        self.is_cpu = self.library.cpu is not None
         self._of_thread = threading.local()
-
-    @property
-    def is_cpu(self) -> bool:
-        """Whether it is the CPU device, which computes the same bits as the core."""
-        return self.library.cpu is not None
 
     def compute(self, op: str, arguments: dict[str, Any], outputs: dict[str, Array]) -> None:
         """Write the results of a call into `outputs`, or raise and leave them alone."""

@@ -19,6 +19,8 @@ class Backend(Protocol):
     """What computes operators."""
 
     name: BackendName
+    is_cpu: bool
+    """Whether its results are the same bits as those of the core."""
 
     def compute(self, op: str, arguments: dict[str, Any], outputs: dict[str, Array]) -> None:
         """Write the results of a call, whose arguments are checked, into `outputs`, or raise and leave them alone."""
@@ -28,6 +30,7 @@ class _Cpu:
     """The core, which needs nobody to compute for it."""
 
     name: BackendName = "cpu"
+    is_cpu = True
 
     def compute(self, op: str, arguments: dict[str, Any], outputs: dict[str, Array]) -> None:
         raise AssertionError("the core computes by itself")
@@ -53,8 +56,8 @@ _recorders: tuple[Recorder, ...] = ()
 _chosen: ContextVar[Backend | None] = ContextVar("moe_native.backend", default=None)
 
 
-def _opened(name: str, home: str | os.PathLike[str] | None, device: int) -> Backend:
-    """The backend of that name; there is one for each home and device."""
+def open_backend(name: str, home: str | os.PathLike[str] | None, device: int) -> Backend:
+    """Return the backend of that name, of which there is one for each home and device."""
     if name not in _NAMES:
         raise ValueError(f"use_backend: name: {name!r}, needed one of {', '.join(map(repr, _NAMES))}")
     if name == "cpu":
@@ -78,7 +81,7 @@ def _process_default() -> Backend:
             raise RuntimeError(f"MOE_NATIVE_BACKEND: {name!r}, needed one of {', '.join(map(repr, _NAMES))}")
         with _lock:
             if _default is None:
-                _default = _opened(name, None, 0)
+                _default = open_backend(name, None, 0)
                 _watch()
     return _default
 
@@ -209,7 +212,7 @@ def use_backend(
     ...     moe_native.npu_swiglu(x)
     array([[ 2.1931758 , -0.11920292]], dtype=float32)
     """
-    return _Choice(_opened(name, home, device))
+    return _Choice(open_backend(name, home, device))
 
 
 def get_backend() -> BackendName:

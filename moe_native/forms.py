@@ -1,8 +1,8 @@
 """Which aclnn entry points compute an operator, and with which arguments: a table for :mod:`moe_native.backend`.
 
-An operator's function takes its arguments, as the facade has checked them, and its outputs, both by name. It returns
-the forms of the call in order of preference: a library that lacks the first entry point may have the next. A result that
-a form does not mention, or leaves undefined, is zero.
+An operator's function takes its arguments, as the facade has checked them, and its outputs, both by name. It yields the
+forms of the call in order of preference: a library that lacks the first entry point may have the next. A result that a
+form does not mention, or leaves undefined, is zero.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -15,10 +15,10 @@ import numpy as np
 import moe_native
 from moe_native import backend
 from moe_native.layout import NzArray
-from moe_native.verification.calls import call_whole
-from moe_native.verification.measures import Measure, compare
 from moe_native.packed import PackedWeight
 from moe_native.types import Array
+from moe_native.verification.calls import call_whole
+from moe_native.verification.measures import Outcome, compare
 
 _FORMAT = "moe_native calls"
 _VERSION = 1
@@ -119,31 +119,14 @@ def record(path: str | os.PathLike[str]) -> Recording:
     ...     path = os.path.join(folder, "calls.npz")
     ...     with moe_native.record(path):
     ...         y = moe_native.npu_swiglu(np.ones((2, 8), np.float32))
-    ...     [(call.op, measures[0].ok) for call, measures in moe_native.replay(path)]
+    ...     [(outcome.op, outcome.ok) for outcome in moe_native.replay(path)]
     [('npu_swiglu', True)]
     """
     return Recording(path)
 
 
 def load_calls(path: str | os.PathLike[str]) -> list[Call]:
-    """Return the calls that a :func:`record` wrote into a file.
-
-    Parameters
-    ----------
-    path : path
-        The file.
-
-    Returns
-    -------
-    list of Call
-
-    Raises
-    ------
-    OSError
-        A file that cannot be read.
-    ValueError
-        A file that no :func:`record` wrote, or that was cut off or changed, or comes from a later version.
-    """
+    """Return the calls of a file; what it raises is in the documentation of :func:`replay`."""
     path = os.fspath(path)
 
     def refuse(seen: str) -> ValueError:
@@ -197,12 +180,12 @@ def _unpack(value: Any, arrays: dict[str, Array]) -> Any:
     return array
 
 
-def replay(
-    path: str | os.PathLike[str], ops: Sequence[str] | None = None
-) -> Iterator[tuple[Call, list[Measure]]]:
+def replay(path: str | os.PathLike[str], ops: Sequence[str] | None = None, *, exact: bool = False) -> Iterator[Outcome]:
     """Make the calls of a file again, and compare their results with those that were recorded.
 
-    They are computed by the backend that is in use (see :func:`use_backend`).
+    They are computed by the backend that is in use (see :func:`use_backend`). Results have to be as near as the tests
+    of the operators ask of a card: indices and copies the same, codes of a quantisation within one, floating numbers
+    within a precision of their dtype.
 
     Parameters
     ----------
@@ -210,19 +193,33 @@ def replay(
         A file that :func:`record` wrote.
     ops : sequence of str, optional
         Operators to be called; by default all.
+    exact : bool
+        Whether every result has to be the same bits, as on a processor with the same instruction set.
 
     Yields
     ------
-    call : Call
-        A recorded call.
-    measures : list of Measure
-        For every result, how far it is from the recorded one, and whether it is near enough.
+    Outcome
+        Of a recorded call: `op`; `measures`, which tell for every result how far it is from the recorded one; `error`,
+        what the call raised, which it had not before; `problem`, the first thing that is wrong; `ok`.
 
     Raises
     ------
-    OSError, ValueError
-        As :func:`load_calls`; and whatever an operator raises.
+    OSError
+        A file that cannot be read.
+    ValueError
+        A file that no :func:`record` wrote, or that was cut off or changed, or comes from a later version.
+
+    Examples
+    --------
+    See :func:`record`.
     """
-    for call in load_calls(path):
-        if ops is None or call.op in ops:
-            yield call, compare(call.op, call.arguments, call.results, list(call_whole(call.op, call.arguments).values()))
+    for number, call in enumerate(load_calls(path)):
+        if ops is not None and call.op not in ops:
+            continue
+        label = f"call {number}"
+        try:
+            seen = list(call_whole(call.op, call.arguments).values())
+        except Exception as error:  # it had results once: whatever this is, it differs from them
+            yield Outcome(call.op, label, (), f"{type(error).__name__}: {error}")
+            continue
+        yield Outcome(call.op, label, compare(call.op, call.arguments, call.results, seen, exact))

@@ -354,14 +354,14 @@ def _ffn() -> Iterator[Spec]:
             f"{rows}x{k}x{n} {scenario}, {activation}, {experts} experts, precise {precise}{', biases' * biases}",
             make,
         )
-    for rows, k, n, experts in sizes:
+    for rows, k, n, experts in [(1, 64, 128, 2), (33, 128, 256, 4)]:
 
-        def make_index(rng: Random, of: Any = (rows, k, n, max(2, experts))) -> Given:
+        def make_index(rng: Random, of: Any = (rows, k, n, experts)) -> Given:
             given = _ffn_arguments(rng, *of, "float16", 0, "silu", True)
             given["expert_tokens_index"] = np.cumsum(given.pop("expert_tokens")).tolist()
             return given
 
-        yield f"{rows}x{k}x{n} float16, silu, {max(2, experts)} experts by their ends", make_index
+        yield f"{rows}x{k}x{n} float16, silu, {experts} experts by their ends", make_index
     for activation in ("geglu", "swiglu", "reglu"):
 
         def make_gated(rng: Random, activation: str = activation) -> Given:

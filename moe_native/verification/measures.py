@@ -5,6 +5,7 @@ are off absolutely, or few are off relatively: more than a precision p, which de
 share of p of them. So a value near zero is not held to a relative error, nor a large one to an absolute error.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +58,50 @@ class Measure:
     ok: bool
     problem: str = ""
     """What is wrong, if anything is."""
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    def record(self) -> dict[str, Any]:
+        """Return it as plain strings, numbers, and None for numbers that are not finite."""
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in vars(self).items()
+        }
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a call that was made twice."""
+
+    op: str
+    label: str
+    """Which call of the operator it is."""
+    measures: tuple[Measure, ...]
+    """Of its results; none when it raised."""
+    error: str = ""
+    """What it raised the second time."""
+
+    @property
+    def ok(self) -> bool:
+        return not self.problem
+
+    @property
+    def problem(self) -> str:
+        """The first thing that is wrong, empty if nothing is."""
+        return self.error or next((f"{m.name}: {m.problem}" for m in self.measures if not m.ok), "")
+
+    def record(self) -> dict[str, Any]:
+        """Return it as plain strings, numbers, lists and dicts."""
+        return {
+            "op": self.op,
+            "case": self.label,
+            "ok": self.ok,
+            "error": self.error,
+            "results": [measure.record() for measure in self.measures],
+        }
 
 
 def _refuse(name: str, seen: Array, needed: Array) -> Measure:
@@ -145,7 +190,7 @@ def _off(error: Array, relative: Array, unlike: Array, precision: float) -> Arra
 
 def compare(
     op: str, arguments: Mapping[str, Any], needed: Mapping[str, Array], seen: Sequence[Array], exact: bool = False
-) -> list[Measure]:
+) -> tuple[Measure, ...]:
     """Compare the results of a call, each by the rule for it.
 
     Parameters
@@ -163,7 +208,7 @@ def compare(
 
     Returns
     -------
-    list of Measure
+    tuple of Measure
         One for every result.
 
     Raises
@@ -173,10 +218,10 @@ def compare(
     """
     if len(seen) != len(needed):
         raise ValueError(f"{op}: {len(seen)} results, needed {len(needed)}: {', '.join(needed)}")
-    return [
+    return tuple(
         measure(name, array, wanted, *((None, 0) if exact else _rule(op, arguments, name, wanted.dtype)))
         for array, (name, wanted) in zip(seen, needed.items(), strict=True)
-    ]
+    )
 
 
 def _rule(op: str, arguments: Mapping[str, Any], name: str, dtype: np.dtype[Any]) -> tuple[float | None, int]:
