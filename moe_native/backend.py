@@ -18,9 +18,12 @@ _NAMES: tuple[BackendName, ...] = ("cpu", "acl")
 class Backend(Protocol):
     """What computes operators."""
 
-    name: BackendName
-    is_cpu: bool
-    """Whether its results are the same bits as those of the core."""
+    @property
+    def name(self) -> BackendName: ...
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether its results are the same bits as those of the core."""
 
     def compute(self, op: str, arguments: dict[str, Any], outputs: dict[str, Array]) -> None:
         """Write the results of a call, whose arguments are checked, into `outputs`, or raise and leave them alone."""

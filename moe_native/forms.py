@@ -168,6 +168,9 @@ def _finalize(given: Arguments, out: Outputs) -> Iterator[Form]:
     if scales is None and given["k"] != 1:
         # There is no k: the scales say it.
         scales = np.ones((len(result), given["k"]), rows.dtype)
+    elif scales is not None and scales.dtype != rows.dtype and rows.dtype != np.float16:
+        # Of other dtypes than that of the rows there is only float32, which has every number of them.
+        scales = scales.astype(np.float32)
     mode = given["drop_pad_mode"]
     yield Form("aclnnMoeFinalizeRoutingV2", (rows, index, skip1, skip2, bias, scales, experts, mode, Out(result)))
     if mode == 0 and not any(array is None for array in (skip1, bias, scales, experts)):
@@ -240,11 +243,7 @@ def _weight(entry: str, name: str, weight: Any, k: int, n: int) -> Any:
         weight = NzArray(weight, (len(weight), k, -(-n // 8) if int4 else n))
     if int4:
         return weight.to_nd() if isinstance(weight, NzArray) else weight
-    if isinstance(weight, NzArray):
-        if weight.c0 == 32:
-            return weight
-        weight = weight.to_nd()
-    return NzArray(_core.nd_to_nz(weight, 32, None), weight.shape)
+    return weight if isinstance(weight, NzArray) else NzArray(_core.nd_to_nz(weight, 32, None), weight.shape)
 
 
 def _grouped_matmul_finalize_routing(given: Arguments, out: Outputs) -> Iterator[Form]:

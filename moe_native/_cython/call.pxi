@@ -175,8 +175,8 @@ cdef int keep_plan(str op, const moe_plan* plan) except -1:
     return 0
 
 
-# Set by moe_native.backend while some call may be computed elsewhere or is recorded, else None. Says of an operator what
-# computes it and what records it, each a function of its name, arguments and outputs, or None.
+# Set by moe_native.backend while some call may be computed elsewhere or is recorded, else None. Says of an operator
+# what computes it and what records it, each a function of its name, arguments and outputs, or None.
 cdef object dispatcher = None
 
 

@@ -356,8 +356,8 @@ def _ffn() -> Iterator[Spec]:
         )
     for rows, k, n, experts in [(1, 64, 128, 2), (33, 128, 256, 4)]:
 
-        def make_index(rng: Random, of: Any = (rows, k, n, experts)) -> Given:
-            given = _ffn_arguments(rng, *of, "float16", 0, "silu", True)
+        def make_index(rng: Random, of: Any = (rows, k, n, experts, "float16", 0, "silu", True)) -> Given:
+            given = _ffn_arguments(rng, *of)
             given["expert_tokens_index"] = np.cumsum(given.pop("expert_tokens")).tolist()
             return given
 

@@ -105,8 +105,19 @@ class Outcome:
 
 
 def _refuse(name: str, seen: Array, needed: Array) -> Measure:
-    problem = f"{seen.dtype} {seen.shape}, needed {needed.dtype} {needed.shape}"
-    return Measure(name, needed.dtype.name, needed.shape, needed.size, *[np.inf] * 4, "dtype and shape", False, problem)
+    return Measure(
+        name,
+        needed.dtype.name,
+        needed.shape,
+        mismatches=needed.size,
+        max_absolute=math.inf,
+        max_relative=math.inf,
+        mean_relative=math.inf,
+        rmse=math.inf,
+        rule="dtype and shape",
+        ok=False,
+        problem=f"{seen.dtype} {seen.shape}, needed {needed.dtype} {needed.shape}",
+    )
 
 
 def measure(name: str, seen: Array, needed: Array, precision: float | None = None, step: int = 0) -> Measure:
