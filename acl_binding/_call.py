@@ -9,6 +9,7 @@ import numpy as np
 
 from acl_binding._cdef import ffi
 from acl_binding._layout import NZ
+from acl_binding._resources import Resource
 from acl_binding._signatures import PHASE_1, Operator, Parameter, operators
 from acl_binding._tensor import Buffer, Tensor
 from acl_binding.errors import AclMissingError
@@ -132,7 +133,7 @@ class Call:
         self._first, self._second = device.library.phases(operator)
         self._tensors: dict[str, Tensor] = {}
         self._handles: dict[str, Any] = {}
-        self._numbers: list[int] = []
+        self._resources: list[Resource] = []
         self._executor: Any = None
         self._repeatable = False
         device.resources.collect()
@@ -150,7 +151,7 @@ class Call:
         self.device.check(self.operator.name + PHASE_1, self._first, *arguments, size, executor)
         self.workspace_size = int(size[0])
         self._executor = executor[0]
-        self._numbers.append(self.device.resources.add("aclDestroyAclOpExecutor", self._executor))
+        self._resources.append(self.device.resources.add("aclDestroyAclOpExecutor", self._executor))
 
     def _argument(self, parameter: Parameter, value: Any) -> Any:
         """Make the C value; handles are destroyed with the call."""
@@ -158,13 +159,13 @@ class Call:
             return ffi.NULL
         if isinstance(value, Tensor):
             handle = value.make_handle()
-            self._numbers.append(self.device.resources.add("aclDestroyTensor", handle))
+            self._resources.append(self.device.resources.add("aclDestroyTensor", handle))
             self._tensors[parameter.short_name] = value
             self._handles[parameter.short_name] = handle
             return handle
         if isinstance(value, list):
             handle = self.device.made("aclCreateIntArray", ffi.new("int64_t[]", value), len(value))
-            self._numbers.append(self.device.resources.add("aclDestroyIntArray", handle))
+            self._resources.append(self.device.resources.add("aclDestroyIntArray", handle))
             return handle
         return value
 
@@ -266,7 +267,7 @@ class Call:
 
     def _spend(self) -> None:
         # Phase 2 has ended the executor.
-        self.device.resources.forget(self._numbers.pop())
+        self._resources.pop().forget()
         self._executor = None
         self.destroy()
 
@@ -275,8 +276,8 @@ class Call:
     def destroy(self) -> None:
         """Destroy the executor, and what phase 1 was called with; later calls do nothing. The tensors stay."""
         self._executor = None
-        while self._numbers:
-            self.device.release(self._numbers.pop())
+        while self._resources:
+            self._resources.pop().release()
 
     def __enter__(self) -> Self:
         return self
@@ -285,10 +286,6 @@ class Call:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.destroy()
-
-    def __del__(self) -> None:
-        for number in reversed(getattr(self, "_numbers", [])):
-            self.device.resources.discard(number)
 
     def __repr__(self) -> str:
         return f"Call({self.operator.name}, {'spent' if self._executor is None else 'prepared'})"

@@ -60,7 +60,7 @@ class CpuDevice:
     def rules(self) -> tuple[str, ...]:
         """The names of the rules whose breach is a finding."""
         if not self._rules:
-            names = []
+            names: list[str] = []
             while (name := self._library.c.moe_aclnn_rule(len(names))) != ffi.NULL:
                 names.append(ffi.string(name).decode())
             self._rules = tuple(names)

@@ -11,13 +11,20 @@ import numpy.typing as npt
 
 from acl_binding._call import Call
 from acl_binding._cdef import ffi
-from acl_binding._layout import ND, NZ, Shape, format_number, numpy_dtype, nz_storage_shape, to_nz
+from acl_binding._layout import NZ, Shape, format_number, int4_shape, numpy_dtype, nz_storage_shape, to_nz
 from acl_binding._resources import Resources
 from acl_binding._stream import Event, Stream
 from acl_binding._tensor import Buffer, Tensor
 
 if TYPE_CHECKING:
     from acl_binding._library import Library
+
+
+def _extent(shape: Sequence[int], strides: Sequence[int] | None) -> int:
+    """Return the elements from the first to the last of a tensor; without strides it is dense."""
+    if 0 in shape or strides is None:
+        return math.prod(shape)
+    return 1 + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
 
 
 class Device:
@@ -112,11 +119,6 @@ class Device:
             raise RuntimeError(f"device {self.number} is closed")
         self.library.invoke("aclrtSetCurrentContext", self._context)
 
-    def release(self, number: int) -> None:
-        """Give back a resource, unless the device has been closed meanwhile."""
-        if self._context is not None:
-            self.resources.release(number)
-
     # --- Streams ------------------------------------------------------------------------------------------------------
 
     def stream(self) -> Stream:
@@ -207,27 +209,23 @@ class Device:
         ((2, 64, 128), (2, 4, 4, 16, 32))
         """
         int4 = isinstance(dtype, str) and dtype == "int4"
-        values = np.asarray(array)
-        values = np.ascontiguousarray(values, numpy_dtype(values.dtype if dtype is None or int4 else dtype)).reshape(
-            values.shape
-        )
+        given = np.asarray(array)
+        values = np.array(given, numpy_dtype(given.dtype if dtype is None or int4 else dtype), order="C", copy=None)
         number = format_number(format)
+        seen = tuple(values.shape) if shape is None else tuple(shape)
         if number == NZ and shape is None:
             if int4:
-                raise ValueError("format: FRACTAL_NZ of int4 from packed integers, needed its tiles and shape=")
-            shape, values = values.shape, to_nz(values)
-        elif shape is None:
-            shape = values.shape
-            if int4:
-                shape = (*shape[:-1], 2 * values.itemsize * shape[-1])
+                raise ValueError("format: FRACTAL_NZ of packed int4, needed its tiles and shape=")
+            values = to_nz(values)
         storage = tuple(values.shape)
-        if int4 and storage:
-            storage = (*storage[:-1], 2 * values.itemsize * storage[-1])
+        if int4:
+            storage = int4_shape(storage, values.itemsize)
+            seen = storage if shape is None else seen
         if storage_shape is not None:
             if math.prod(storage_shape) != math.prod(storage):
                 raise ValueError(f"storage_shape: {tuple(storage_shape)} for {storage}, needed as many elements")
             storage = tuple(storage_shape)
-        tensor = self._new(values.dtype, shape, number, storage, strides, offset, int4)
+        tensor = self._new(values.dtype, seen, number, storage, strides, offset, int4)
         tensor.buffer.write(values)
         return tensor
 
@@ -269,8 +267,7 @@ class Device:
         if storage_shape is None and number == NZ:
             storage_shape = nz_storage_shape(shape, 0.5 if int4 else stored.itemsize)
         elif storage_shape is None and (strides is not None or offset):
-            reach = 0 if 0 in shape else 1 + sum((n - 1) * s for n, s in zip(shape, strides or (), strict=False))
-            storage_shape = (offset + reach if strides is not None else offset + math.prod(shape),)
+            storage_shape = (offset + _extent(shape, strides),)
         return self._new(stored, shape, number, storage_shape, strides, offset, int4)
 
     def zeros(self, shape: Sequence[int], dtype: npt.DTypeLike, **layout: Any) -> Tensor:
@@ -305,13 +302,11 @@ class Device:
             raise ValueError(f"strides: {steps} for the shape {shape}, needed one for each dimension")
         if min((offset, *shape, *stored, *(steps or ())), default=0) < 0:
             raise ValueError(f"shape, strides, offset: {shape}, {steps}, {offset}, needed numbers of 0 or more")
-        tensor_end = (
-            math.prod(shape) if steps is None else 1 + sum((n - 1) * s for n, s in zip(shape, steps, strict=True))
-        )
-        if format == ND and 0 not in shape and offset + tensor_end > math.prod(stored):
+        end = offset + _extent(shape, steps)
+        if format != NZ and end > math.prod(stored):
             raise ValueError(
-                f"shape: {shape} with strides {steps} and offset {offset} ends at element {offset + tensor_end}, "
-                f"needed at most the {math.prod(stored)} that are stored"
+                f"shape: {shape} with strides {steps} and offset {offset} ends at element {end}, needed at most the "
+                f"{math.prod(stored)} that are stored"
             )
         return Tensor(self, dtype, shape, format=format, storage_shape=stored, strides=steps, offset=offset, int4=int4)
 
@@ -349,9 +344,8 @@ class Device:
         >>> import acl_binding as acl
         >>> with acl.open().device() as device:
         ...     x, out = device.tensor(np.ones((1, 4), np.float32)), device.empty((1, 2), "float32")
-        ...     device.prepare("aclnnSwiGlu", x, dim=-1.5, out=out)
-        Traceback (most recent call last):
-        TypeError: aclnnSwiGlu: dim is a float, needed an int, in aclnnSwiGlu(const aclTensor* x, int64_t dim, const aclTensor* out)
+        ...     device.prepare("aclnnSwiGlu", x, dim=-1, out=out).workspace_size
+        0
         """
         return Call(self, api_name, args, kwargs)
 

@@ -80,6 +80,20 @@ def row_major(shape: Sequence[int]) -> Shape:
     return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
 
 
+def int4_shape(shape: Shape, itemsize: int) -> Shape:
+    """Return the shape in int4 of integers that hold them.
+
+    Examples
+    --------
+    >>> from acl_binding._layout import int4_shape
+    >>> int4_shape((3, 8), 4)
+    (3, 64)
+    """
+    if not shape:
+        raise ValueError("dtype: int4 in a single integer, needed at least 1 dimension")
+    return *shape[:-1], 2 * itemsize * shape[-1]
+
+
 def nz_storage_shape(shape: Sequence[int], itemsize: float) -> Shape:
     """Return the shape that FRACTAL_NZ stores a shape in; an int4 is half a byte.
 

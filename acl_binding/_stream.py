@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from acl_binding._cdef import ffi
+from acl_binding._resources import Resource
 from acl_binding._tensor import Buffer
 from acl_binding.errors import AclError
 
@@ -31,7 +32,7 @@ class Stream:
     def __init__(self, device: "Device", *, default: bool = False) -> None:
         self.device = device
         self.handle = ffi.NULL
-        self._number: int | None = None
+        self._resource: Resource | None = None
         self._positions = itertools.count(1)
         self._kept: deque[tuple[int, list[Buffer]]] = deque()
         self._scratch: Buffer | None = None
@@ -40,7 +41,7 @@ class Stream:
             place = ffi.new("aclrtStream *")
             device.invoke("aclrtCreateStream", place)
             self.handle = place[0]
-            self._number = device.resources.add("aclrtDestroyStream", self.handle)
+            self._resource = device.resources.add("aclrtDestroyStream", self.handle)
 
     # --- Memory in use ------------------------------------------------------------------------------------------------
 
@@ -110,9 +111,9 @@ class Stream:
 
     def destroy(self) -> None:
         """Wait for the work and destroy the stream; later calls do nothing. The default stream stays."""
-        if self._number is not None:
-            self.device.release(self._number)
-            self._number = None
+        if self._resource is not None:
+            self._resource.release()
+            self._resource = None
             self.passed(self.mark())
             self._scratch = None
 
@@ -123,14 +124,10 @@ class Stream:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            if error is None and self._number is not None:
+            if error is None and self._resource is not None:
                 self.synchronize()
         finally:
             self.destroy()
-
-    def __del__(self) -> None:
-        if getattr(self, "_number", None) is not None:
-            self.device.resources.discard(self._number)
 
 
 class Event:
@@ -141,7 +138,7 @@ class Event:
         place = ffi.new("aclrtEvent *")
         device.invoke("aclrtCreateEvent", place)
         self.handle = place[0]
-        self._number: int | None = device.resources.add("aclrtDestroyEvent", self.handle)
+        self._resource = device.resources.add("aclrtDestroyEvent", self.handle)
         self._recorded: tuple[Stream, int] | None = None
 
     def record(self, stream: Stream | None = None) -> None:
@@ -176,10 +173,4 @@ class Event:
 
     def destroy(self) -> None:
         """Destroy the event; later calls do nothing."""
-        if self._number is not None:
-            self.device.release(self._number)
-            self._number = None
-
-    def __del__(self) -> None:
-        if getattr(self, "_number", None) is not None:
-            self.device.resources.discard(self._number)
+        self._resource.release()

@@ -32,13 +32,12 @@ class Buffer:
         self.device = device
         self.nbytes = nbytes
         self.address = ffi.NULL
-        self._number: int | None = None
         if nbytes > 0:
             device.resources.collect()
             place = ffi.new("void **")
             device.invoke("aclrtMalloc", place, nbytes, _HUGE_FIRST)
             self.address = place[0]
-            self._number = device.resources.add("aclrtFree", self.address)
+            self._resource = device.resources.add("aclrtFree", self.address)
 
     def write(self, array: Array) -> None:
         """Copy an array to the beginning of the buffer."""
@@ -59,10 +58,6 @@ class Buffer:
         if array.nbytes > self.nbytes:
             raise ValueError(f"array: {array.nbytes} bytes, needed at most the {self.nbytes} of the buffer")
         return array.reshape(-1).view(np.uint8)
-
-    def __del__(self) -> None:
-        if getattr(self, "_number", None) is not None:
-            self.device.resources.discard(self._number)
 
 
 class Tensor:
