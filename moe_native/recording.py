@@ -211,7 +211,15 @@ def replay(path: str | os.PathLike[str], ops: Sequence[str] | None = None, *, ex
 
     Examples
     --------
-    See :func:`record`.
+    >>> import numpy as np, moe_native, os, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "calls.npz")
+    ...     with moe_native.record(path):
+    ...         y = moe_native.npu_swiglu(np.ones((2, 8), np.float32))
+    ...     with moe_native.use_backend("acl", home=moe_native.ascend_home()):
+    ...         (outcome,) = moe_native.replay(path, exact=True)
+    >>> outcome.op, outcome.ok, outcome.measures[0].mismatches
+    ('npu_swiglu', True, 0)
     """
     for number, call in enumerate(load_calls(path)):
         if ops is not None and call.op not in ops:
