@@ -2,6 +2,7 @@
 
 import os
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar, Token
@@ -51,8 +52,10 @@ _INSIDE = _Cpu()
 
 _lock = threading.RLock()
 _open: dict[tuple[str | None, int], Backend] = {}
-_default: Backend | None = None
-"""Of contexts that have chosen none; None until the environment variable was read."""
+_of_environment: Backend | None = None
+"""None until the environment variable was read."""
+_standing: list[tuple["weakref.ref[_Choice]", Backend]] = []
+"""Choices for the process, the last of which holds. One that still lives may become that of a block."""
 _contexts = 0
 """How many blocks are under way, in any thread."""
 _recorders: tuple[Recorder, ...] = ()
@@ -77,16 +80,17 @@ def open_backend(name: str, home: str | os.PathLike[str] | None, device: int) ->
 
 
 def _process_default() -> Backend:
-    global _default
-    if _default is None:
-        name = os.environ.get("MOE_NATIVE_BACKEND") or "cpu"
-        if name not in _NAMES:
-            raise RuntimeError(f"MOE_NATIVE_BACKEND: {name!r}, needed one of {', '.join(map(repr, _NAMES))}")
-        with _lock:
-            if _default is None:
-                _default = open_backend(name, None, 0)
-                _watch()
-    return _default
+    global _of_environment
+    with _lock:
+        if _standing:
+            return _standing[-1][1]
+        if _of_environment is None:
+            name = os.environ.get("MOE_NATIVE_BACKEND") or "cpu"
+            if name not in _NAMES:
+                raise RuntimeError(f"MOE_NATIVE_BACKEND: {name!r}, needed one of {', '.join(map(repr, _NAMES))}")
+            _of_environment = open_backend(name, None, 0)
+            _watch()
+        return _of_environment
 
 
 def _current() -> Backend:
@@ -108,7 +112,8 @@ def _record(op: str, arguments: dict[str, Any], outputs: dict[str, Array]) -> No
 
 def _watch() -> None:
     """Look at calls only while there may be something to do with them."""
-    idle = _default is _CPU and _contexts == 0 and not _recorders
+    default = _standing[-1][1] if _standing else _of_environment
+    idle = default is _CPU and _contexts == 0 and not _recorders
     _core.set_dispatcher(None if idle else _dispatch)
 
 
@@ -139,22 +144,22 @@ def inside() -> Iterator[None]:
 
 
 class _Choice(AbstractContextManager[None]):
-    """A default of the process that is in force already; entering makes it the choice of a block instead."""
+    """A choice for the process, in force already; entering makes it that of a block instead."""
 
     def __init__(self, backend: Backend) -> None:
-        global _default
         self._backend = backend
         self._tokens: list[Token[Backend | None]] = []
         with _lock:
-            self._previous = _default
-            _default = backend
+            # Below one that nobody can enter any more none matters.
+            gone = [i for i, (choice, _) in enumerate(_standing) if choice() is None]
+            del _standing[: max(gone, default=0)]
+            _standing.append((weakref.ref(self), backend))
             _watch()
 
     def __enter__(self) -> None:
-        global _default, _contexts
+        global _contexts
         with _lock:
-            if not self._tokens and _default is self._backend:
-                _default = self._previous
+            _standing[:] = [entry for entry in _standing if entry[0]() is not self]
             self._tokens.append(_chosen.set(self._backend))
             _contexts += 1
             _watch()

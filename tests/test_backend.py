@@ -43,7 +43,7 @@ def quiet(strict):
 @pytest.fixture
 def process_default(monkeypatch):
     """Lets a test choose for the process."""
-    monkeypatch.setattr(backend, "_default", backend._CPU)
+    monkeypatch.setattr(backend, "_standing", [])
     yield
     monkeypatch.undo()
     backend._watch()
@@ -152,6 +152,32 @@ def test_call_holds_for_the_process():
     assert get_backend() == "acl"
     use_backend("cpu")
     assert elsewhere(get_backend) == "cpu"
+
+
+def test_blocks_that_begin_at_once_leave_nothing_behind():
+    """Whatever the order in which two threads call and enter."""
+    for names in (("acl", "cpu"), ("cpu", "acl"), ("acl", "acl")):
+        for first in (0, 1):
+            choices = [use_backend(name, HOME if name == "acl" else None) for name in names]
+            with choices[first]:
+                assert get_backend() == names[first]
+                with choices[1 - first]:
+                    assert get_backend() == names[1 - first]
+                assert get_backend() == names[first]
+            assert get_backend() == "cpu"
+            assert backend._standing == []
+
+
+@pytest.mark.usefixtures("process_default")
+def test_calls_do_not_pile_up():
+    kept = use_backend("cpu")
+    for _ in range(100):
+        use_backend("acl", HOME)
+        use_backend("cpu")
+    assert len(backend._standing) < 4
+    with kept:
+        assert get_backend() == "cpu"
+    assert get_backend() == "cpu"
 
 
 def test_device_is_really_asked(fake):

