@@ -5,7 +5,7 @@ from pathlib import Path
 
 from acl_binding import _discovery
 from acl_binding._library import Library
-from acl_binding._signatures import PHASE_1, Operator, operators, parse
+from acl_binding._signatures import PHASE_1, Operator, declarations, operators, parse
 
 # Types that a header may write in either way: the same word in the same register.
 _SAME = {"aclTensor*": "const aclTensor*"}
@@ -67,7 +67,13 @@ class Report:
         return "\n".join([*lines, *map(str, self.operators)])
 
 
-def _compare(ours: Operator, theirs: Operator) -> tuple[str, str]:
+def _compare(ours: Operator, declaration: str | None) -> tuple[str, str]:
+    if declaration is None:
+        return "unknown", ""
+    try:
+        theirs = parse(ours.name, declaration)
+    except ValueError as error:
+        return "different", str(error)
     differences, variants = [], []
     if len(ours.parameters) != len(theirs.parameters):
         return "different", f"{len(theirs.parameters)} parameters, needed {len(ours.parameters)}"
@@ -104,18 +110,16 @@ def check(lib: Library) -> Report:
     >>> acl.check(acl.open()).usable
     True
     """
-    declared: dict[str, Operator] = {}
+    declared: dict[str, str] = {}
     for header in sorted(lib.home.glob("include/aclnnop/**/*.h")):
-        declared.update(parse(header.read_text(errors="replace")))
+        declared.update(declarations(header.read_text(errors="replace")))
     libraries = {**lib.libraries.operators, **lib.libraries.base}
     reports = []
     for operator in operators().values():
         names = (operator.name + PHASE_1, operator.name)
         found = {name: [path for path, library in libraries.items() if _discovery.has(library, name)] for name in names}
         both = [path for path in found[names[0]] if path in found[names[1]]]
-        signature, difference = "unknown", ""
-        if operator.name in declared:
-            signature, difference = _compare(operator, declared[operator.name])
+        signature, difference = _compare(operator, declared.get(operator.name))
         missing = tuple(name for name in names if not found[name])
         reports.append(OperatorReport(operator, missing, both[0] if both else None, signature, difference))
     return Report(lib.home, lib.cann_version, lib.libraries.describe(), tuple(reports))

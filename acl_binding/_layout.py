@@ -112,8 +112,8 @@ def nz_storage_shape(shape: Sequence[int], itemsize: float) -> Shape:
 
 def to_nz(array: Array) -> Array:
     """Lay an array out as FRACTAL_NZ, with zeros where the tiles reach beyond it."""
-    *batch, k, n = array.shape
-    *_, columns, rows, k0, c0 = nz_storage_shape(array.shape, array.dtype.itemsize)
+    *batch, columns, rows, k0, c0 = nz_storage_shape(array.shape, array.dtype.itemsize)
+    k, n = array.shape[-2:]
     padded = np.zeros((*batch, rows * k0, columns * c0), array.dtype)
     padded[..., :k, :n] = array
     tiles = padded.reshape(*batch, rows, k0, columns, c0)

@@ -111,33 +111,45 @@ class Operator:
         raise LookupError(f"{self.name}: {which!r} is no {kind}, needed one of {names}")
 
 
-def parse(text: str) -> dict[str, Operator]:
-    """Return the operators that C declarations contain, by the name of phase 2.
+def declarations(text: str) -> dict[str, str]:
+    """Return the parameters of every phase 1 in C text, by the name of phase 2.
+
+    Examples
+    --------
+    >>> from acl_binding._signatures import declarations
+    >>> declarations("API aclnnStatus aclnnXGetWorkspaceSize(const aclTensor *x, ...); aclError aclInit(void);")
+    {'aclnnX': 'const aclTensor *x, ...'}
+    """
+    text = re.sub(r"/\*.*?\*/|//[^\n]*", " ", text, flags=re.DOTALL)
+    return dict(re.findall(rf"aclnnStatus\s+(aclnn\w+){PHASE_1}\s*\(([^)]*)\)\s*;", text))
+
+
+def parse(name: str, declaration: str) -> Operator:
+    """Return an operator from the parameters of its phase 1; raise a ValueError if it is none.
 
     Examples
     --------
     >>> from acl_binding._signatures import parse
-    >>> found = parse("aclnnStatus aclnnSwiGluGetWorkspaceSize(const aclTensor *x, int64_t dim, const aclTensor *out,"
-    ...               "uint64_t *workspaceSize, aclOpExecutor **executor);")
-    >>> [parameter.type for parameter in found["aclnnSwiGlu"].parameters]
-    ['const aclTensor*', 'int64_t', 'const aclTensor*']
+    >>> print(parse("aclnnX", "const aclTensor *x, bool yOut, uint64_t *workspaceSize, aclOpExecutor **executor"))
+    aclnnX(const aclTensor* x, bool y_out)
     """
-    text = re.sub(r"/\*.*?\*/|//[^\n]*", " ", text, flags=re.DOTALL)
-    found = {}
-    for name, arguments in re.findall(rf"aclnnStatus\s+(aclnn\w+){PHASE_1}\s*\(([^)]*)\)\s*;", text):
-        parameters = []
-        for argument in arguments.split(","):
-            match = re.fullmatch(r"(.*\W)(\w+)", " ".join(argument.split()))
-            if match is None:
-                raise ValueError(f"{name}: {argument!r} is no parameter with a name")
-            parameters.append(Parameter(match[2], re.sub(r"\s*\*\s*", "*", match[1]).strip()))
-        if tuple((p.type, p.name) for p in parameters[-2:]) != _RESULTS:
-            raise ValueError(f"{name}: the last parameters are not {_RESULTS}")
-        found[name] = Operator(name, tuple(parameters[:-2]))
-    return found
+    parameters = []
+    for words in declaration.split(","):
+        match = re.fullmatch(r"(.*\W)(\w+)", " ".join(words.split()))
+        if match is None:
+            raise ValueError(f"{words.strip()!r} is no parameter with a name")
+        parameters.append(Parameter(match[2], re.sub(r"\s*\*\s*", "*", match[1]).strip()))
+    if tuple((p.type, p.name) for p in parameters[-2:]) != _RESULTS:
+        raise ValueError("the last parameters are not workspaceSize and executor")
+    return Operator(name, tuple(parameters[:-2]))
 
 
-_OPERATORS = MappingProxyType(parse((Path(__file__).parent / "cdef" / "functions.h").read_text()))
+_OPERATORS = MappingProxyType(
+    {
+        name: parse(name, declaration)
+        for name, declaration in declarations((Path(__file__).parent / "cdef" / "functions.h").read_text()).items()
+    }
+)
 
 
 def operators() -> Mapping[str, Operator]:

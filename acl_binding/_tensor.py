@@ -180,17 +180,20 @@ class Tensor:
             return from_nz(storage, self.shape)
         if 0 in self.shape:
             return np.empty(self.shape, self.dtype)
-        flat = storage.reshape(-1)[self.offset :]
-        strides = [stride * self.dtype.itemsize for stride in self.strides]
-        return np.lib.stride_tricks.as_strided(flat, self.shape, strides).copy()
+        size = self.dtype.itemsize
+        strides = [stride * size for stride in self.strides]
+        memory = storage.reshape(-1).view(np.uint8)
+        view: Array = np.ndarray(self.shape, self.dtype, memory, self.offset * size, strides)
+        return np.ascontiguousarray(view).reshape(self.shape)
 
     def copy_from(self, array: npt.ArrayLike) -> None:
-        """Copy an array of the shape and data type of the storage into the tensor.
+        """Copy an array of the shape and data type of the storage, or of packed int4 of its size, into the tensor.
 
         Does not wait for streams, either.
         """
-        values = np.ascontiguousarray(array)
-        if values.shape != self.storage_shape or values.dtype != self.dtype:
+        values = np.array(array, order="C", copy=None)
+        fits = values.shape == self.storage_shape if self.acl_dtype != INT4 else values.nbytes == self.nbytes
+        if not fits or values.dtype != self.dtype:
             raise ValueError(
                 f"array: {values.dtype} {values.shape}, needed {self.dtype} {self.storage_shape}, as the tensor has"
             )

@@ -1,7 +1,7 @@
 """Make a C++ file that compiles only while acl_binding/cdef says what the headers say.
 
-python generate_drift_check.py DIRECTORY OUTPUT. The functions are declared once more, which is an error where a type
-differs, and listed with their addresses, which is one where there is none of the name. Constants, sizes and offsets
+python generate_drift_check.py DIRECTORY OUTPUT. The functions are listed with their addresses, which is an error where
+there is none of the name, and declared once more, which is one where a type differs. Constants, sizes and offsets
 are compared with what cffi makes of the declarations.
 """
 
@@ -16,11 +16,11 @@ types, functions = (directory / "types.h").read_text(), (directory / "functions.
 ffi = FFI()
 ffi.cdef(types + functions)
 
-lines = ["#include <cstddef>", '#include "every_header.h"', '#include "functions.h"', 'extern "C" {', functions, "}"]
 names = re.findall(r"(\w+)\([^()]*\);", functions)
+lines = ["#include <cstddef>", '#include "every_header.h"', '#include "functions.h"']
 lines += ["extern const named_function acl_binding_functions[];", "const named_function acl_binding_functions[] = {"]
 lines += [f'    {{"{name}", reinterpret_cast<any_function>(&{name})}},' for name in names]
-lines += ["    {nullptr, nullptr}};"]
+lines += ["    {nullptr, nullptr}};", 'extern "C" {', functions, "}"]
 lines += [f"static_assert({name} == {value});" for name, value in re.findall(r"#define (\w+) (\w+)", types)]
 for name in ffi.list_types()[0]:
     ctype = ffi.typeof(name)

@@ -172,7 +172,7 @@ def test_out():
 def test_it_starts_with_a_cache_line_and_needs_not():
     w = weights(False, 2, 40, 70)
     packed = pack(w)
-    assert packed.array.ctypes.data % 64 == 0
+    assert packed.array.__array_interface__["data"][0] % 64 == 0
     memory = np.empty(packed.nbytes + 1, np.uint8)[1:]
     memory[:] = packed.array
     assert_same_results(w, PackedWeight(read_only(memory)), False, 7, 40, 70, 2)
@@ -199,7 +199,7 @@ def test_saved_and_loaded(tmp_path):
         for loaded in (load_packed(path), load_packed(str(path)), PackedWeight(np.load(path, mmap_mode="r"))):
             assert_same_bits(loaded.array, packed.array)
             assert_same_results(w, loaded, int4, 5, 100, 200, 3)
-        assert load_packed(path).array.ctypes.data % 64 == 0
+        assert load_packed(path).array.__array_interface__["data"][0] % 64 == 0
 
 
 def test_loading_packs_again_for_this_instruction_set(tmp_path):
