@@ -354,14 +354,12 @@ void FfnFloat::run(const FfnProblem& problem, const FfnOperands& operands, const
     char* hidden = workspace.at<char>(hidden_);
     const FfnRows rows{ends, problem.slices()};
     rows.for_each_batch(batch_rows_, [&](int64_t first, int64_t last) {
-        for_each_ffn_block(workspace.threads(), rows, first, last, problem.k2, problem.k1, products.panel(),
-                           [&](int thread, const FfnBlock& block) {
-                               products.first(block, first, hidden, scratch_of(thread));
-                           });
-        for_each_ffn_block(workspace.threads(), rows, first, last, problem.n2, problem.k2, products.panel(),
-                           [&](int thread, const FfnBlock& block) {
-                               products.second(block, first, hidden, scratch_of(thread));
-                           });
+        for_each_ffn_block(
+            workspace.threads(), rows, first, last, problem.k2, problem.k1, products.panel(),
+            [&](int thread, const FfnBlock& block) { products.first(block, first, hidden, scratch_of(thread)); });
+        for_each_ffn_block(
+            workspace.threads(), rows, first, last, problem.n2, problem.k2, products.panel(),
+            [&](int thread, const FfnBlock& block) { products.second(block, first, hidden, scratch_of(thread)); });
     });
 }
 
