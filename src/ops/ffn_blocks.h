@@ -47,41 +47,69 @@ inline int64_t even_part(int64_t n, int64_t most, int64_t unit) {
     return divide_up(divide_up(n, parts), unit) * unit;
 }
 
-// Calls body(thread, block) for blocks that cover all rows and `columns` columns. `ends` as read_expert_tokens leaves
-// them. Cuts columns at multiples of `panel`. Each thread gets one run of (expert, rows, panel) whose rows, and with
-// them operations, are as many as everyone's; `k` is the length of the sums.
-template <class Body>
-void for_each_ffn_block(int threads, const int64_t* ends, int64_t experts, int64_t columns, int64_t k, int64_t panel,
-                        Body&& body) {
-    // Converting the weights of a panel costs about as much as this many rows do.
-    constexpr int64_t panel_cost = 8;
-    // Without columns rows take no memory: there may be more of them than can be counted off.
-    if (columns == 0) return;
-    const int64_t panels = divide_up(columns, panel);
-    const auto for_each_part = [&](auto&& visit) {
-        for (int64_t e = 0, first = 0; e < experts; first = ends[e], ++e) {
-            const int64_t rows = ends[e] - first;
+// The rows of each expert, cut into as few parts of at most ffn_block_rows as there may be. `ends` as read_expert_tokens
+// leaves them.
+struct FfnRows {
+    const int64_t* ends;
+    int64_t experts;
+
+    // Calls visit(expert, row, rows) for the parts that begin in [first, last).
+    template <class Visit>
+    void for_each_part(int64_t first, int64_t last, Visit&& visit) const {
+        for (int64_t e = 0, start = 0; e < experts && start < last; start = ends[e], ++e) {
+            const int64_t rows = ends[e] - start;
             const int64_t parts = divide_up(rows, ffn_block_rows);
             for (int64_t p = 0; p < parts; ++p) {
-                const int64_t begin = rows / parts * p + std::min(p, rows % parts);
-                visit(e, first + begin, rows / parts + (p < rows % parts ? 1 : 0));
+                const int64_t row = start + rows / parts * p + std::min(p, rows % parts);
+                if (row >= first && row < last) visit(e, row, rows / parts + (p < rows % parts ? 1 : 0));
             }
         }
-    };
+    }
+
+    // Calls body(first, last) for ranges of whole parts, of at most `most` >= ffn_block_rows rows, that cover all rows.
+    template <class Body>
+    void for_each_batch(int64_t most, Body&& body) const {
+        const int64_t end = ends[experts - 1];
+        int64_t first = 0;
+        for_each_part(0, end, [&](int64_t, int64_t row, int64_t rows) {
+            if (row + rows - first <= most) return;
+            body(first, row);
+            first = row;
+        });
+        if (first < end) body(first, end);
+    }
+};
+
+// Rows that both products take before the next ones: what lies between the products stays in a cache, and takes no more
+// memory than this for each thread.
+inline int64_t ffn_batch_rows(int64_t rows, int64_t row_bytes, int64_t threads) {
+    constexpr int64_t hidden_bytes = 4 * 1024 * 1024;
+    return std::min(rows, std::max(ffn_block_rows, threads * hidden_bytes / std::max<int64_t>(1, row_bytes)));
+}
+
+// Calls body(thread, block) for blocks that cover the rows [first, last) and `columns` columns. Cuts columns at multiples
+// of `panel`. Each thread gets one run of (expert, rows, panel) whose rows, and with them operations, are as many as
+// everyone's; `k` is the length of the sums.
+template <class Body>
+void for_each_ffn_block(int threads, const FfnRows& all, int64_t first, int64_t last, int64_t columns, int64_t k,
+                        int64_t panel, Body&& body) {
+    // Converting the weights of a panel costs about as much as this many rows do.
+    constexpr int64_t panel_cost = 8;
+    const int64_t panels = divide_up(columns, panel);
     int64_t total = 0;
-    for_each_part([&](int64_t, int64_t, int64_t rows) { total += panels * (rows + panel_cost); });
+    all.for_each_part(first, last, [&](int64_t, int64_t, int64_t rows) { total += panels * (rows + panel_cost); });
     // A thread pays from about a million products on.
     const int64_t grain = 1 + (1 << 20) / (panel * std::max<int64_t>(1, k));
     parallel_ranges(threads, total, grain, [&](int thread, int64_t low, int64_t high) {
         int64_t start = 0;
-        for_each_part([&](int64_t expert, int64_t row, int64_t rows) {
+        all.for_each_part(first, last, [&](int64_t expert, int64_t row, int64_t rows) {
             const int64_t cost = rows + panel_cost;
             // A panel belongs to the thread in whose range its cost begins.
-            const auto first_from = [&](int64_t at) {
+            const auto panel_from = [&](int64_t at) {
                 return std::clamp<int64_t>(divide_up(at - start, cost), 0, panels);
             };
-            const int64_t begin = low <= start ? 0 : first_from(low);
-            const int64_t end = high <= start ? 0 : first_from(high);
+            const int64_t begin = low <= start ? 0 : panel_from(low);
+            const int64_t end = high <= start ? 0 : panel_from(high);
             const int64_t width = (rows <= ffn_stream_rows ? ffn_stream_columns : ffn_block_columns) / panel;
             for (int64_t p = begin; p < end; p += width) {
                 const int64_t column = p * panel;

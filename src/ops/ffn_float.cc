@@ -19,11 +19,14 @@ constexpr int64_t unpacked_size = std::max(stream_k * ffn_stream_columns, fgemm_
 constexpr int line_count = 5;
 static_assert(stream_k <= fgemm_max_words);
 
-// One operand of a product: rows of `k` values.
+// One operand of a product: rows of `k` values, from row `first` on.
 struct Rows {
     Dtype dtype;
     const char* data;
     int64_t k;
+    int64_t first;
+
+    const char* at(int64_t row, int64_t p) const { return data + ((row - first) * k + p) * moe_dtype_size(dtype); }
 };
 
 // The other: weights of all experts, (slices, k, n).
@@ -94,7 +97,7 @@ class Products {
     Products(const FfnProblem& problem, const FfnOperands& operands, Dtype x, Dtype weight, Dtype bias)
         : problem_(problem), operands_(operands), fgemm_(kernels_for(weight)), bias_dtype_(bias) {
         const WeightKind kind = kind_of(weight, x);
-        x_ = {x, operands.x.data<char>(), problem.k1};
+        x_ = {x, operands.x.data<char>(), problem.k1, 0};
         weight1_ = {
             kind,           weight, operands.weight1.data<char>(),          problem.k1,
             problem.n1,     x,      operands.antiquant_scale1.data<char>(), operands.antiquant_offset1.data<char>(),
@@ -108,7 +111,8 @@ class Products {
     // At what multiples columns may be cut. Streamed weights have no panels, but lines of memory.
     int64_t panel() const { return problem_.rows <= ffn_stream_rows ? 32 : fgemm_.nr; }
 
-    void first(const FfnBlock& block, char* hidden, const Scratch& scratch) const {
+    // `hidden` begins with row `hidden_row`.
+    void first(const FfnBlock& block, int64_t hidden_row, char* hidden, const Scratch& scratch) const {
         const int64_t n = block.columns;
         const Input& bias = operands_.bias1;
         const int64_t stride = product(x_, weight1_, block, block.column, scratch, scratch.sums);
@@ -129,15 +133,15 @@ class Products {
             } else {
                 (rows_.*problem_.activate)(t, n);
             }
-            const int64_t at = (block.row + i) * problem_.k2 + block.column;
+            const int64_t at = (block.row - hidden_row + i) * problem_.k2 + block.column;
             narrow_row(rows_, problem_.hidden, t, hidden + at * moe_dtype_size(problem_.hidden), n);
         }
     }
 
-    void second(const FfnBlock& block, const char* hidden, const Scratch& scratch) const {
+    void second(const FfnBlock& block, int64_t hidden_row, const char* hidden, const Scratch& scratch) const {
         const int64_t n = block.columns;
         const Input& bias = operands_.bias2;
-        const Rows h{problem_.hidden, hidden, problem_.k2};
+        const Rows h{problem_.hidden, hidden, problem_.k2, hidden_row};
         const int64_t stride = product(h, weight2_, block, block.column, scratch, scratch.sums);
         load_bias(bias, problem_.n2, block.expert, block.column, n, scratch.bias);
         for (int64_t i = 0; i < block.rows; ++i) {
@@ -247,7 +251,7 @@ class Products {
     // The rows of a that are loaded for the next rows of weights.
     static FfnPrefetch rows_behind(const Rows& a, const FfnBlock& block, int64_t k, int64_t step, int64_t calls) {
         const int64_t item = moe_dtype_size(a.dtype);
-        return {a.data + (block.row * a.k + k) * item, a.k * item, block.rows, std::min(step, a.k - k) * item, calls};
+        return {a.at(block.row, k), a.k * item, block.rows, std::min(step, a.k - k) * item, calls};
     }
 
     static int index(WeightKind kind) { return static_cast<int>(kind); }
@@ -256,7 +260,7 @@ class Products {
     // Rows of a as the kernels take them.
     void load_rows(const Rows& a, const FfnBlock& block, int64_t k, int64_t count, uint32_t* target) const {
         const int64_t item = moe_dtype_size(a.dtype);
-        const char* source = a.data + (block.row * a.k + k) * item;
+        const char* source = a.at(block.row, k);
         for (int64_t i = 0; i < block.rows; ++i, source += a.k * item, target += fgemm_row_stride) {
             if (fgemm_.pairs) {
                 if (count % 2 != 0) target[count / 2] = 0;
@@ -311,7 +315,9 @@ class Products {
 void FfnFloat::book(const FfnProblem& problem, bool int4, Ledger& ledger) {
     const int64_t threads = ledger.threads();
     int64_t hidden_bytes;
-    if (__builtin_mul_overflow(problem.rows, problem.k2 * moe_dtype_size(problem.hidden), &hidden_bytes))
+    const int64_t row_bytes = problem.k2 * moe_dtype_size(problem.hidden);
+    batch_rows_ = ffn_batch_rows(problem.rows, row_bytes, threads);
+    if (__builtin_mul_overflow(batch_rows_, row_bytes, &hidden_bytes))
         hidden_bytes = std::numeric_limits<int64_t>::max();
     sums_size_ = ffn_block_sums(problem.rows);
     rows_size_ = std::min(problem.rows, ffn_block_rows) * fgemm_row_stride;
@@ -343,11 +349,20 @@ void FfnFloat::run(const FfnProblem& problem, const FfnOperands& operands, const
         scratch.halves = reinterpret_cast<uint16_t*>(lines + 4 * largest_line);
         return scratch;
     };
+    // Then rows take no memory: there may be more of them than can be counted off.
+    if (problem.n2 == 0) return;
     char* hidden = workspace.at<char>(hidden_);
-    for_each_ffn_block(workspace.threads(), ends, problem.slices(), problem.k2, problem.k1, products.panel(),
-                       [&](int thread, const FfnBlock& block) { products.first(block, hidden, scratch_of(thread)); });
-    for_each_ffn_block(workspace.threads(), ends, problem.slices(), problem.n2, problem.k2, products.panel(),
-                       [&](int thread, const FfnBlock& block) { products.second(block, hidden, scratch_of(thread)); });
+    const FfnRows rows{ends, problem.slices()};
+    rows.for_each_batch(batch_rows_, [&](int64_t first, int64_t last) {
+        for_each_ffn_block(workspace.threads(), rows, first, last, problem.k2, problem.k1, products.panel(),
+                           [&](int thread, const FfnBlock& block) {
+                               products.first(block, first, hidden, scratch_of(thread));
+                           });
+        for_each_ffn_block(workspace.threads(), rows, first, last, problem.n2, problem.k2, products.panel(),
+                           [&](int thread, const FfnBlock& block) {
+                               products.second(block, first, hidden, scratch_of(thread));
+                           });
+    });
 }
 
 }  // namespace moe

@@ -15,6 +15,7 @@ class FfnFloat {
 
   private:
     Piece hidden_, packed_, unpacked_, sums_, rows_, lines_;
+    int64_t batch_rows_ = 0;
     int64_t packed_size_ = 0;
     int64_t sums_size_ = 0;
     int64_t rows_size_ = 0;

@@ -45,11 +45,12 @@ class Products {
 
     int64_t panel() const { return qgemm_.nr; }
 
-    void first(const FfnBlock& block, int8_t* hidden, const Scratch& scratch) const {
+    // `hidden` begins with row `hidden_row`.
+    void first(const FfnBlock& block, int64_t hidden_row, int8_t* hidden, const Scratch& scratch) const {
         const int64_t n = block.columns;
         const int64_t first = block.expert * problem_.n1 + block.column;
-        const int64_t stride = product(operands_.x.data<int8_t>(), operands_.weight1.data<int8_t>(), problem_.k1,
-                                       problem_.n1, block, scratch);
+        const int64_t stride = product(operands_.x.data<int8_t>(), block.row, operands_.weight1.data<int8_t>(),
+                                       problem_.k1, problem_.n1, block, scratch);
         decode_deq_scales(deq_dtype_, operands_.deq_scale1.data<char>(), first, n, scratch.deq_scale);
         const float* scale = operands_.scale.data<float>();
         if (problem_.scale_per_column)
@@ -70,15 +71,15 @@ class Products {
             round_f16(t, n, scratch);
             rows_.add(t, scratch.offset, n);
             round_f16(t, n, scratch);
-            rows_.quantise(t, 1.0f, hidden + (block.row + i) * problem_.k2 + block.column, n);
+            rows_.quantise(t, 1.0f, hidden + (block.row - hidden_row + i) * problem_.k2 + block.column, n);
         }
     }
 
-    void second(const FfnBlock& block, const int8_t* hidden, const Scratch& scratch) const {
+    void second(const FfnBlock& block, int64_t hidden_row, const int8_t* hidden, const Scratch& scratch) const {
         const int64_t n = block.columns;
         const int64_t first = block.expert * problem_.n2 + block.column;
-        const int64_t stride =
-            product(hidden, operands_.weight2.data<int8_t>(), problem_.k2, problem_.n2, block, scratch);
+        const int64_t stride = product(hidden, block.row - hidden_row, operands_.weight2.data<int8_t>(), problem_.k2,
+                                       problem_.n2, block, scratch);
         decode_deq_scales(deq_dtype_, operands_.deq_scale2.data<char>(), first, n, scratch.deq_scale);
         const int32_t* bias = operands_.bias2 ? operands_.bias2.data<int32_t>() + first : nullptr;
         for (int64_t i = 0; i < block.rows; ++i) {
@@ -90,8 +91,8 @@ class Products {
     }
 
   private:
-    // Sums of the block's rows and columns; returns their stride.
-    int64_t product(const int8_t* a, const int8_t* w, int64_t k, int64_t n, const FfnBlock& block,
+    // Sums of the block's rows, the first of which is row `row` of a, and columns; returns their stride.
+    int64_t product(const int8_t* a, int64_t row, const int8_t* w, int64_t k, int64_t n, const FfnBlock& block,
                     const Scratch& scratch) const {
         const bool streamed = block.rows <= ffn_stream_rows;
         const int64_t panels = divide_up(block.columns, qgemm_.nr);
@@ -101,7 +102,7 @@ class Products {
         for (int64_t p = 0; p < k;) {
             const int64_t most = !streamed ? ffn_block_k : block.rows > 1 ? stream_k : k;
             const int64_t count = std::min(most, k - p);
-            const int8_t* rows = a + block.row * k + p;
+            const int8_t* rows = a + row * k + p;
             if (streamed) {
                 for (int64_t i = 0; i < block.rows; ++i)
                     qgemm_.row(weights + p * n, n, count, block.columns, rows + i * k, scratch.sums + i * stride);
@@ -154,7 +155,8 @@ class Products {
 void FfnInt8::book(const FfnProblem& problem, Ledger& ledger) {
     const int64_t threads = ledger.threads();
     int64_t hidden_bytes;
-    if (__builtin_mul_overflow(problem.rows, problem.k2, &hidden_bytes))
+    batch_rows_ = ffn_batch_rows(problem.rows, problem.k2, threads);
+    if (__builtin_mul_overflow(batch_rows_, problem.k2, &hidden_bytes))
         hidden_bytes = std::numeric_limits<int64_t>::max();
     const int64_t longest = std::min(ffn_block_k, std::max(problem.k1, problem.k2));
     const int64_t packed_k = divide_up(longest, qgemm_k_unit) * qgemm_k_unit;
@@ -183,11 +185,20 @@ void FfnInt8::run(const FfnProblem& problem, const FfnOperands& operands, const 
         scratch.halves = reinterpret_cast<uint16_t*>(lines + 4 * largest_line);
         return scratch;
     };
+    // Then rows take no memory: there may be more of them than can be counted off.
+    if (problem.n2 == 0) return;
     auto* hidden = workspace.at<int8_t>(hidden_);
-    for_each_ffn_block(workspace.threads(), ends, problem.slices(), problem.k2, problem.k1, products.panel(),
-                       [&](int thread, const FfnBlock& block) { products.first(block, hidden, scratch_of(thread)); });
-    for_each_ffn_block(workspace.threads(), ends, problem.slices(), problem.n2, problem.k2, products.panel(),
-                       [&](int thread, const FfnBlock& block) { products.second(block, hidden, scratch_of(thread)); });
+    const FfnRows rows{ends, problem.slices()};
+    rows.for_each_batch(batch_rows_, [&](int64_t first, int64_t last) {
+        for_each_ffn_block(workspace.threads(), rows, first, last, problem.k2, problem.k1, products.panel(),
+                           [&](int thread, const FfnBlock& block) {
+                               products.first(block, first, hidden, scratch_of(thread));
+                           });
+        for_each_ffn_block(workspace.threads(), rows, first, last, problem.n2, problem.k2, products.panel(),
+                           [&](int thread, const FfnBlock& block) {
+                               products.second(block, first, hidden, scratch_of(thread));
+                           });
+    });
 }
 
 }  // namespace moe

@@ -15,6 +15,7 @@ class FfnInt8 {
 
   private:
     Piece hidden_, packed_, rows_, sums_, lines_;
+    int64_t batch_rows_ = 0;
     int64_t packed_size_ = 0;
     int64_t sums_size_ = 0;
 };
