@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -458,14 +459,27 @@ def run_program(home, program, findings):
     )
 
 
+def told(path):
+    """The findings of a process that has ended; the file may be made for the first one only."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_end_of_the_process(acl_library, tmp_path, program):
     """It ends with 0, silently, and the device finds nothing left when it is finalised."""
     path = tmp_path / "findings.jsonl"
     done = run_program(acl_library.home, PROGRAMS[program], path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    findings = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    assert findings == []
+    assert told(path) == []
+
+
+def test_a_leak_would_be_told(acl_library, tmp_path):
+    """What goes past the binding, and stays, is found when the process ends."""
+    program = "device = lib.device().open(); lib.c.aclCreateIntArray(acl._cdef.ffi.NULL, 0)"
+    path = tmp_path / "findings.jsonl"
+    assert run_program(acl_library.home, program, path).returncode == 0
+    (finding,) = told(path)
+    assert (finding["api"], finding["rule"]) == ("aclFinalize", "unbalanced")
 
 
 def test_end_of_the_process_under_a_thread(acl_library, tmp_path):
@@ -485,3 +499,17 @@ started.wait()"""
     done = run_program(acl_library.home, program, tmp_path / "findings.jsonl")
     assert done.returncode == 0
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("mode", ["compat", "strict"])
+def test_example(acl_library, tmp_path, mode):
+    """The program of the documentation: right results, no findings, nothing left."""
+    findings = tmp_path / "findings.jsonl"
+    settings = {"MOE_ACLNN_FINDINGS": findings, "MOE_ACLNN_MODE": mode, "ASCEND_HOME_PATH": acl_library.home}
+    example = Path(__file__).parents[1] / "examples" / "acl_layer.py"
+    subprocess.run(
+        [sys.executable, "-P", str(example)],
+        env={**os.environ, "MOE_ACLNN_POISON": "1", **{name: str(value) for name, value in settings.items()}},
+        check=True,
+    )
+    assert told(findings) == []
