@@ -202,11 +202,12 @@ def replay(path: str | os.PathLike[str], ops: Sequence[str] | None = None, *, ex
     exact : bool
         Whether every result has to be the same bits, as on a processor with the same instruction set.
 
-    Yields
-    ------
-    Outcome
-        Of a recorded call: `op`; `measures`, which tell for every result how far it is from the recorded one; `error`,
-        what the call raised, which it had not before; `problem`, the first thing that is wrong; `ok`.
+    Returns
+    -------
+    iterator of Outcome
+        One for every call, which is made when its outcome is asked for. `op`; `measures`, which tell for every result
+        how far it is from the recorded one; `error`, what the call raised, which it had not before; `problem`, the
+        first thing that is wrong; `ok`.
 
     Raises
     ------
@@ -227,7 +228,12 @@ def replay(path: str | os.PathLike[str], ops: Sequence[str] | None = None, *, ex
     >>> outcome.op, outcome.ok, outcome.measures[0].mismatches
     ('npu_swiglu', True, 0)
     """
-    for number, call in enumerate(load_calls(path)):
+    return compare_again(load_calls(path), ops, exact)
+
+
+def compare_again(calls: list[Call], ops: Sequence[str] | None, exact: bool) -> Iterator[Outcome]:
+    """Make calls again, one whenever the next outcome is asked for."""
+    for number, call in enumerate(calls):
         if ops is not None and call.op not in ops:
             continue
         label = f"call {number}"

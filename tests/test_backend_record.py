@@ -381,6 +381,13 @@ def test_record_a_module(tmp_path, path):
     assert run("record", path, "-m").exit_code == 2
 
 
+def test_record_into_a_file_that_cannot_be_written(tmp_path):
+    (tmp_path / "program.py").write_text(PROGRAM)
+    result = run("record", tmp_path / "nowhere" / "calls.npz", tmp_path / "program.py")
+    assert isinstance(result.exception, FileNotFoundError)
+    assert not result.stdout
+
+
 def test_replay_command_tells_what_is_wrong(written, tmp_path):
     rewrite(written, lambda index, arrays: arrays["array_1"].fill(1))
     result = run("replay", written)
