@@ -303,6 +303,8 @@ void GroupedProduct::book(const ExpertWeights& weights, int64_t rows, int64_t k,
     k_ = k;
     parts_ = weights.int4() ? 2 : 1;
     threads_ = ledger.threads();
+    units_ = blocks;
+    unit_k_ = k / blocks;
     wide_ = unit_k_ > igemm::exact_k;
     const int64_t streamed_rows = streams_plain_rows() ? most_streamed_rows : kernels_->stream_rows / parts_;
     const int64_t together = weights.panels_together(rows <= streamed_rows * weights.experts());
@@ -312,8 +314,6 @@ void GroupedProduct::book(const ExpertWeights& weights, int64_t rows, int64_t k,
     const int64_t in_item = weights.tiled() ? together : ceil_divide(panels, items);
     span_ = in_item * igemm::columns;
     panels_ = runs * in_item;
-    units_ = blocks;
-    unit_k_ = k / blocks;
     const auto split = [&](int64_t largest_k) {
         const int64_t block_k = ceil_divide(ceil_divide(unit_k_, ceil_divide(unit_k_, largest_k)), 16) * 16;
         return Split{block_k, ceil_divide(unit_k_, block_k)};
