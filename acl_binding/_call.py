@@ -158,8 +158,13 @@ class Call:
         if value is None:
             return ffi.NULL
         if isinstance(value, Tensor):
-            handle = value.make_handle()
-            self._resources.append(self.device.resources.add("aclDestroyTensor", handle))
+            # A tensor in two places is one to the toolkit as well: it may be computed in place.
+            same = [name for name, tensor in self._tensors.items() if tensor is value]
+            if same:
+                handle = self._handles[same[0]]
+            else:
+                handle = value.make_handle()
+                self._resources.append(self.device.resources.add("aclDestroyTensor", handle))
             self._tensors[parameter.short_name] = value
             self._handles[parameter.short_name] = handle
             return handle
@@ -232,6 +237,8 @@ class Call:
         """
         self._need_executor()
         stream = stream or self.device.default_stream
+        if stream.device is not self.device:
+            raise ValueError(f"{self.operator.name}: stream is of another device")
         if workspace is None:
             memory = stream.scratch(self.workspace_size) if self.workspace_size > 0 else Buffer(self.device, 0)
         else:
@@ -252,11 +259,12 @@ class Call:
         for parameter in self.operator.parameters:
             if parameter.type != "aclTensor*" or parameter.short_name not in self._tensors:
                 continue
-            tensor, handle = self._tensors[parameter.short_name], self._handles[parameter.short_name]
-            number = ffi.new("aclFormat *")
-            self.device.invoke("aclGetFormat", handle, number)
-            if number[0] == NZ != tensor.format:
-                tensor.become_nz()
+            tensor = self._tensors[parameter.short_name]
+            if tensor.format != NZ:
+                number = ffi.new("aclFormat *")
+                self.device.invoke("aclGetFormat", self._handles[parameter.short_name], number)
+                if number[0] == NZ:
+                    tensor.become_nz()
 
     def _need_executor(self) -> None:
         if self._executor is None:

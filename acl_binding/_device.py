@@ -52,13 +52,15 @@ class Device:
         self.number = number
         self.resources = Resources(self.invoke)
         self._context: Any = None
+        self._closed = False
 
     # --- Start and end ------------------------------------------------------------------------------------------------
 
     def open(self) -> Self:
         """Select the device; a ``with`` statement does it as well."""
-        if self._context is not None:
-            raise RuntimeError(f"device {self.number} is open already")
+        # What was made on a closed device refers to memory that is somebody else's by now.
+        if self._context is not None or self._closed:
+            raise RuntimeError(f"device {self.number} was opened before; Library.device makes another one")
         self.library.initialise()
         self.library.invoke("aclrtSetDevice", self.number)
         place = ffi.new("aclrtContext *")
@@ -83,6 +85,7 @@ class Device:
 
     def _reset(self) -> None:
         self._context = None
+        self._closed = True
         self.library.remove_device(self)
         self.library.invoke("aclrtResetDevice", self.number)
 

@@ -3,6 +3,7 @@
 import atexit
 import os
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -170,10 +171,11 @@ class Library:
         # A forked child has no device.
         if os.getpid() != self._pid:
             return
-        for device in reversed(self._devices.copy()):
-            device.close()
-        if self._owns_initialisation:
-            self.invoke("aclFinalize")
+        with ExitStack() as last_first:
+            if self._owns_initialisation:
+                last_first.callback(self.invoke, "aclFinalize")
+            for device in self._devices:
+                last_first.callback(device.close)
 
     def device(self, number: int = 0) -> Device:
         """Return a device, to be used in a ``with`` statement, or to be opened and closed.

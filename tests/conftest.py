@@ -1,4 +1,4 @@
-"""The toolkit of the tests is the CPU device of this installation."""
+"""The toolkit of the tests is the CPU device of this installation, and it is strict whatever the environment says."""
 
 import pytest
 
@@ -9,3 +9,8 @@ import moe_native
 @pytest.fixture(scope="session")
 def acl_library():
     return acl_binding.open(moe_native.ascend_home())
+
+
+@pytest.fixture
+def acl_mode():
+    return "strict"

@@ -150,6 +150,25 @@ def test_tensors_of_another_device(acl_library, acl_device):
         other.prepare("aclnnSwiGlu", x, -1, x)
 
 
+def test_streams_of_another_device(acl_library, acl_device):
+    x = acl_device.zeros((2, 4), "float32")
+    call = acl_device.prepare("aclnnSwiGlu", x, -1, acl_device.empty((2, 2), "float32"))
+    with acl_library.device(0) as other, pytest.raises(ValueError, match="stream is of another device"):
+        call.run(other.default_stream)
+
+
+def test_a_tensor_in_two_places_is_one(acl_device):
+    """As one handle in C would be: operators may compute in place."""
+    rng = np.random.default_rng(0)
+    x, zeros = rng.normal(size=(3, 4)).astype(np.float32), np.zeros((6, 4), np.float32)
+    place = acl_device.tensor(x)
+    arguments = [acl_device.tensor(zeros), acl_device.tensor(np.arange(6, dtype=np.int32)), place, place]
+    ones = acl_device.tensor(np.ones((3, 2), np.float32))
+    acl_device.prepare("aclnnMoeFinalizeRoutingV2", *arguments, None, ones, None, 0, place).run()
+    acl_device.synchronize()
+    np.testing.assert_array_equal(place.numpy(), x + x)
+
+
 @pytest.mark.parametrize("dim", [np.int8(1), np.int64(-1), np.uint16(1)])
 def test_numpy_numbers(acl_device, dim):
     x, out = acl_device.tensor(np.ones((2, 4), np.float32)), acl_device.empty((2, 2), "float32")

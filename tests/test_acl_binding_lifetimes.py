@@ -79,6 +79,29 @@ def test_many_threads_at_once(acl_device):
     assert results == dict.fromkeys(range(4), True)
 
 
+def test_others_run_while_a_thread_waits(acl_library, acl_device):
+    """Blocking calls release the GIL, which nobody would give up otherwise."""
+    x, out = acl_device.zeros((1 << 9, 1 << 12), "float32"), acl_device.empty((1 << 9, 1 << 11), "float32")
+    with acl_library.cpu.using(mode="compat"):  # strict waits for every launch
+        call = acl_device.prepare("aclnnSwiGlu", x, -1, out).repeatable()
+    begin, ran = threading.Event(), threading.Event()
+    thread = threading.Thread(target=lambda: (begin.wait(), ran.set()))
+    interval = sys.getswitchinterval()
+    with acl_device.stream() as stream:
+        try:
+            sys.setswitchinterval(1000)
+            thread.start()
+            for _ in range(200):
+                call.run(stream)
+            begin.set()
+            stream.synchronize()
+            assert ran.is_set()
+        finally:
+            sys.setswitchinterval(interval)
+            thread.join()
+    call.destroy()
+
+
 def test_what_a_thread_without_a_device_lets_go(acl_device):
     """The garbage collector may run on any thread: what it finds is given back by another call."""
     tensors = [acl_device.zeros((100,), "int8") for _ in range(10)]
