@@ -287,6 +287,7 @@ struct Launch {
     moe_plan plan;
     void* workspace = nullptr;
     uint64_t workspace_size = 0;
+    Range lent;  // the client's workspace, as far as phase 1 asked for it
     std::vector<char> own_workspace;
     std::vector<StandIn> stand_ins;
     std::vector<AllocationPtr> memory;
@@ -411,7 +412,8 @@ Status separate_outputs(Launch& launch, const std::vector<Placed>& placed) {
         for (const Placed& other : placed) {
             if (other.operand == output.operand || !output.range.overlaps(other.range)) continue;
             if (call.operands[other.operand].output && other.operand < output.operand) continue;
-            if (call.operands[output.operand].tensor == call.operands[other.operand].tensor) continue;
+            // Of an operator that changes its tensor both are one argument.
+            if (call.operands[output.operand].name == call.operands[other.operand].name) continue;
             MOE_DEVICE_TRY(mistake(161002, Rule::aliasing, call.operands[output.operand].name,
                                    "the memory of " + call.operands[other.operand].name, "memory of its own",
                                    output.allocation->about()));
@@ -421,6 +423,18 @@ Status separate_outputs(Launch& launch, const std::vector<Placed>& placed) {
             extent_of(launch.views.tensors[output.operand], &whole);
             if (!apart) launch.stand_ins.push_back({output.operand, output.range, whole, true, {}});
         }
+    }
+    return 0;
+}
+
+// Nor may the workspace lie over an operand.
+Status separate_workspace(Launch& launch, const std::vector<Placed>& placed) {
+    for (const Placed& one : placed) {
+        if (!one.range.overlaps(launch.lent)) continue;
+        launch.needs_workspace = launch.plan.workspace_size > 0;
+        return mistake(161002, Rule::aliasing, "workspace",
+                       "the memory of " + launch.executor->call->operands[one.operand].name, "memory of its own",
+                       one.allocation->about());
     }
     return 0;
 }
@@ -488,6 +502,7 @@ Status check_workspace(Launch& launch, void* workspace, uint64_t size) {
                     text("%llu bytes", static_cast<unsigned long long>(size)), allocation->about()));
         launch.needs_workspace = !allocation->memory.contains(range_of(workspace, executor.workspace_size));
     }
+    launch.lent = range_of(workspace, executor.workspace_size);
     return 0;
 }
 
@@ -503,6 +518,7 @@ Status queue(const std::shared_ptr<Launch>& launch, const std::shared_ptr<Stream
         for (size_t i = 0; i < call.operands.size(); ++i)
             if (launch->views.present[i] && call.operands[i].touched) MOE_DEVICE_TRY(place(*launch, i, &placed));
         MOE_DEVICE_TRY(separate_outputs(*launch, placed));
+        MOE_DEVICE_TRY(separate_workspace(*launch, placed));
     }
     if (!launch->executable) {
         task.run = [message = std::string(executor->operation.name) + ": " + launch->message]() -> Status {
