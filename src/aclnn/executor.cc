@@ -206,15 +206,20 @@ Status check_layout(const Operation& operation, Operand& operand) {
             mistake(161002, Rule::tensor_layout, operand.name, "a negative stride", "strides of 0 or more", about));
     if (!operand.output || state.is_dense() || !state.has_elements()) return 0;
     // A place that two indices share is written twice.
-    std::vector<std::pair<int64_t, int64_t>> dims;
+    using Wide = __int128;  // strides and their products are any
+    std::vector<std::pair<Wide, int64_t>> dims;
     for (size_t d = 0; d < state.shape.size(); ++d)
-        if (state.shape[d] > 1) dims.emplace_back(std::abs(state.strides[d]), state.shape[d]);
+        if (state.shape[d] > 1) {
+            const Wide stride = state.strides[d];
+            dims.emplace_back(stride < 0 ? -stride : stride, state.shape[d]);
+        }
     std::sort(dims.begin(), dims.end());
-    __int128 reach = 0;
+    Wide reach = 0;
     bool overlaps = false;
     for (const auto& [stride, dim] : dims) {
-        overlaps = overlaps || stride <= reach;
-        reach += static_cast<__int128>(stride) * (dim - 1);
+        overlaps = stride <= reach;
+        if (overlaps) break;
+        reach += stride * (dim - 1);
     }
     if (overlaps)
         MOE_DEVICE_TRY(mistake(161002, Rule::tensor_layout, operand.name, "strides that give two elements one place",
@@ -222,13 +227,7 @@ Status check_layout(const Operation& operation, Operand& operand) {
     if (!operation.individual) return 0;
     MOE_DEVICE_TRY(mistake(161002, Rule::strided_output, operand.name, "an output with strides",
                            "a contiguous output: the operator writes densely", about));
-    if (mode() == MOE_ACLNN_REAL) {
-        int64_t stride = 1;
-        for (size_t d = state.shape.size(); d-- > 0;) {
-            state.strides[d] = stride;
-            stride *= state.shape[d];
-        }
-    }
+    if (mode() == MOE_ACLNN_REAL) state.strides = row_major(state.shape);
     return 0;
 }
 

@@ -1,6 +1,7 @@
 // Tensors, executors, workspaces and addresses: what phase 2 accepts, and what it tells.
 #include <unistd.h>
 
+#include <limits>
 #include <thread>
 
 #include "aclnnop/aclnn_moe_compute_expert_tokens.h"
@@ -445,6 +446,45 @@ TEST_CASE("an output over an input is computed apart") {
         if (mode == MOE_ACLNN_COMPAT) CHECK(memory.read<int32_t>() == std::vector<int32_t>{2, 4, 6, 1, 2, 2});
         CHECK(aclDestroyTensor(from) == 0);
         CHECK(aclDestroyTensor(to) == 0);
+    }
+    aclGetRecentErrMsg();
+}
+
+TEST_CASE("strides and offsets that lead beyond every address") {
+    Findings findings;
+    constexpr int64_t most = std::numeric_limits<int64_t>::max(), least = std::numeric_limits<int64_t>::min();
+    for (const moe_aclnn_mode mode : every_mode) {
+        const InMode in_mode(mode);
+        Session session;
+        const Array<int32_t> from({6}, sorted);
+        const Buffer memory(64);
+        // 4 bytes times the last one are 2 to the 64th: no wrap to 0.
+        for (const int64_t stride : {most, least, int64_t{1} << 62}) {
+            const int64_t shape[] = {3}, strides[] = {stride};
+            aclTensor* far = aclCreateTensor(shape, 1, ACL_INT32, strides, 0, ACL_FORMAT_ND, shape, 1, memory.data);
+            uint64_t size = 0;
+            aclOpExecutor* executor = nullptr;
+            const aclnnStatus planned = aclnnMoeComputeExpertTokensGetWorkspaceSize(from, 3, far, &size, &executor);
+            CHECK(planned == (mode == MOE_ACLNN_STRICT ? 161002 : 0));
+            // In real the operator writes densely.
+            if (planned == 0)
+                CHECK(run(session, aclnnMoeComputeExpertTokens, size, executor) ==
+                      (mode == MOE_ACLNN_COMPAT ? 507015 : 0));
+            CHECK(aclDestroyTensor(far) == 0);
+        }
+        const int64_t length = 6;
+        const Array<int32_t> to({3});
+        aclTensor* beyond = aclCreateTensor(&length, 1, ACL_INT32, nullptr, int64_t{1} << 62, ACL_FORMAT_ND, &length, 1,
+                                            from.buffer.data);
+        uint64_t size = 0;
+        aclOpExecutor* executor = plan(beyond, to, &size);
+        CHECK(run(session, aclnnMoeComputeExpertTokens, size, executor) ==
+              (mode == MOE_ACLNN_STRICT ? 161002 : 507015));
+        CHECK(aclDestroyTensor(beyond) == 0);
+        const int64_t shape[] = {most, most, most, most}, strides[] = {most, least, most, least};
+        aclTensor* far = aclCreateTensor(shape, 4, ACL_INT32, strides, 0, ACL_FORMAT_ND, shape, 4, memory.data);
+        CHECK(aclnnMoeComputeExpertTokensGetWorkspaceSize(from, 3, far, &size, &executor) == 161002);
+        CHECK(aclDestroyTensor(far) == 0);
     }
     aclGetRecentErrMsg();
 }
