@@ -16,9 +16,11 @@ _RUNTIME = ("libascendcl.so", "libacl_rt.so")
 _BASE = "libnnopbase.so"
 _OPERATORS = ("libopapi_transformer.so", "libopapi_nn.so", "libopapi_math.so")
 _ALL_OPERATORS = "libopapi.so"
+# What the libraries of the CPU device are names of.
+_CPU_DEVICE = "libascend_cpu.so"
 _CUSTOM = Path("op_api/lib/libcust_opapi.so")
 # Lazily, as a toolkit's libraries refer to more than a host has. Never unmapped: their threads live until the end.
-_FLAGS = ffi.RTLD_LAZY | ffi.RTLD_LOCAL | ffi.RTLD_NODELETE
+_FLAGS = ffi.RTLD_LAZY | ffi.RTLD_NODELETE
 
 
 @dataclass
@@ -30,12 +32,12 @@ class Opened:
     operators: dict[Path, Any] = field(default_factory=dict)
     failures: dict[Path, str] = field(default_factory=dict)
 
-    def add(self, to: dict[Path, Any], path: Path) -> bool:
+    def add(self, to: dict[Path, Any], path: Path, scope: int = ffi.RTLD_LOCAL) -> bool:
         if not path.exists():
             self.failures[path] = "no such file"
             return False
         try:
-            to[path] = ffi.dlopen(str(path), _FLAGS)
+            to[path] = ffi.dlopen(str(path), _FLAGS | scope)
         except OSError as error:
             self.failures[path] = str(error).partition(": ")[2] or str(error)
             return False
@@ -88,8 +90,11 @@ def open_libraries(home: str | os.PathLike[str] | None) -> Opened:
     """
     found = Opened(find_home(home))
     directory = found.home / "lib64"
-    if not any(found.add(found.base, directory / name) for name in _RUNTIME) or not found.add(
-        found.base, directory / _BASE
+    # Operators that somebody added may be linked without the runtime that they call, so that a card's is there for all.
+    # The CPU device keeps to itself: there may be a card's toolkit beside it.
+    scope = ffi.RTLD_LOCAL if (directory / _CPU_DEVICE).exists() else ffi.RTLD_GLOBAL
+    if not any(found.add(found.base, directory / name, scope) for name in _RUNTIME) or not found.add(
+        found.base, directory / _BASE, scope
     ):
         raise AclMissingError(
             "open",

@@ -45,6 +45,12 @@ class AclBackend:
         self.library = acl_binding.open(home=home)
         self._device = self.library.device(number).open()
         self.is_cpu = self.library.cpu is not None
+        # Those whose parameters are others than the binding passes: calling them would be worse than not having them.
+        self._different = {
+            report.operator.name: report
+            for report in acl_binding.check(self.library).operators
+            if report.signature == "different"
+        }
         self._of_thread = threading.local()
 
     def compute(self, op: str, arguments: dict[str, Any], outputs: dict[str, Array]) -> None:
@@ -77,6 +83,8 @@ class AclBackend:
         raise first
 
     def _run_form(self, form: Form) -> dict[int, Array]:
+        if form.name in self._different:
+            raise AclMissingError(form.name, f"{self._different[form.name]}, needed the signature that is known")
         self.library.phases(acl_binding.operators()[form.name])  # before anything is copied
         tensors = [(value, self._tensor(value)) for value in form.arguments]
         call = self._device.prepare(form.name, *[tensor for _, tensor in tensors])

@@ -1,5 +1,6 @@
 """Calls of operators in a file, to be made again on another machine: ``record`` and ``replay``."""
 
+import hashlib
 import json
 import os
 import threading
@@ -45,6 +46,7 @@ class Recording(AbstractContextManager["Recording"]):
         self._lock = threading.Lock()
         self._index: list[dict[str, Any]] = []
         self._arrays: dict[str, Array] = {}
+        self._names: dict[bytes, str] = {}
 
     def __enter__(self) -> "Recording":
         with open(self._path, "ab"):  # a path that cannot be written is better known now
@@ -84,8 +86,12 @@ class Recording(AbstractContextManager["Recording"]):
         if isinstance(value, PackedWeight):
             return {"kind": "packed", "bytes": self._pack(value.array)}
         if isinstance(value, np.ndarray):
-            name = f"array_{len(self._arrays)}"
-            self._arrays[name] = np.array(value.view(np.uint16) if value.dtype == _BFLOAT16 else value, order="C")
+            array = np.array(value.view(np.uint16) if value.dtype == _BFLOAT16 else value, order="C")
+            # A weight is kept once, however many calls it takes part in.
+            content = hashlib.sha256(f"{array.dtype} {array.shape} ".encode())
+            content.update(array.reshape(-1).view(np.uint8).data)
+            name = self._names.setdefault(content.digest(), f"array_{len(self._arrays)}")
+            self._arrays.setdefault(name, array)
             return {"kind": "array", "name": name, "dtype": value.dtype.name}
         if isinstance(value, (list, tuple)):
             return [int(number) for number in value]
@@ -95,8 +101,8 @@ class Recording(AbstractContextManager["Recording"]):
 def record(path: str | os.PathLike[str]) -> Recording:
     """Write the calls of operators that a ``with`` block makes, in any thread, into a file.
 
-    Arguments and results are copied when a call is made, and kept in memory until the block ends; only then is the
-    file written, also when the block ends with an exception. Calls that raise are left out.
+    Arguments and results are copied when a call is made, equal arrays once, and kept in memory until the block ends;
+    only then is the file written, also when the block ends with an exception. Calls that raise are left out.
 
     Parameters
     ----------
@@ -196,11 +202,12 @@ def replay(path: str | os.PathLike[str], ops: Sequence[str] | None = None, *, ex
     exact : bool
         Whether every result has to be the same bits, as on a processor with the same instruction set.
 
-    Yields
-    ------
-    Outcome
-        Of a recorded call: `op`; `measures`, which tell for every result how far it is from the recorded one; `error`,
-        what the call raised, which it had not before; `problem`, the first thing that is wrong; `ok`.
+    Returns
+    -------
+    iterator of Outcome
+        One for every call, which is made when its outcome is asked for. `op`; `measures`, which tell for every result
+        how far it is from the recorded one; `error`, what the call raised, which it had not before; `problem`, the
+        first thing that is wrong; `ok`.
 
     Raises
     ------
@@ -221,7 +228,12 @@ def replay(path: str | os.PathLike[str], ops: Sequence[str] | None = None, *, ex
     >>> outcome.op, outcome.ok, outcome.measures[0].mismatches
     ('npu_swiglu', True, 0)
     """
-    for number, call in enumerate(load_calls(path)):
+    return compare_again(load_calls(path), ops, exact)
+
+
+def compare_again(calls: list[Call], ops: Sequence[str] | None, exact: bool) -> Iterator[Outcome]:
+    """Make calls again, one whenever the next outcome is asked for."""
+    for number, call in enumerate(calls):
         if ops is not None and call.op not in ops:
             continue
         label = f"call {number}"

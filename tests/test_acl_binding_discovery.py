@@ -222,6 +222,17 @@ def test_custom_operators_of_the_environment(environment, toolkit, tmp_path):
     assert status_of_swiglu(acl.open()) == 561101
 
 
+def test_custom_operators_that_do_not_name_the_runtime(environment, toolkit, tmp_path):
+    """They find it because it is open."""
+    library(toolkit / "lib64" / "libascendcl.so", RUNTIME + "int status_of_runtime(void) { return 561107; }")
+    name = "aclnnSwiGlu"
+    source = f"int status_of_runtime(void);\nint {name}GetWorkspaceSize(void) {{ return status_of_runtime(); }}\n"
+    library(tmp_path / "custom" / _discovery._CUSTOM, source + f"int {name}(void) {{ return 0; }}")
+    environment.setenv("ASCEND_CUSTOM_OPP_PATH", str(tmp_path / "custom"))
+    environment.setenv("ASCEND_HOME_PATH", str(toolkit))
+    assert status_of_swiglu(acl.open()) == 561107
+
+
 def test_the_cpu_device_takes_no_custom_operators(environment, acl_library, tmp_path):
     library(tmp_path / "op_api" / "lib" / "libcust_opapi.so", both("aclnnSwiGlu", 561103))
     environment.setenv("ASCEND_CUSTOM_OPP_PATH", str(tmp_path))

@@ -610,6 +610,24 @@ def test_older_entry_points_do_not_stand_in_for_what_they_lack(name, monkeypatch
     assert not used
 
 
+def test_entry_points_with_other_parameters_are_not_called(tmp_path):
+    """A toolkit whose header declares something else: as if it lacked the entry point."""
+    (tmp_path / "lib64").symlink_to(HOME / "lib64")
+    headers = tmp_path / "include" / "aclnnop"
+    headers.mkdir(parents=True)
+    for name in ("aclnn_ffn_v3.h", "aclnn_swi_glu.h"):
+        text = (HOME / "include" / "aclnnop" / name).read_text()
+        changed = text.replace("int64_t innerPrecise", "double innerPrecise").replace("int64_t dim", "const char* dim")
+        assert changed != text
+        (headers / name).write_text(changed)
+    operator, arguments, _, _ = OLDER["ffn, first"]
+    needed = call(operator, arguments)
+    with use_backend("acl", tmp_path):
+        with pytest.raises(AclMissingError, match="aclnnSwiGlu: .*signature different .*const char"):
+            swiglu()
+        assert_same_bits(call(operator, arguments)[0], needed[0])
+
+
 def test_missing_entry_point_is_the_newest_one(monkeypatch):
     hide(monkeypatch, "aclnnFFNV3", "aclnnFFNV2", "aclnnFFN")
     operator, arguments, _, _ = OLDER["ffn, first"]

@@ -149,6 +149,21 @@ def test_calls_of_all_threads(path):
     assert all(outcome.ok for outcome in replay(path, exact=True))
 
 
+def test_equal_arrays_are_kept_once(path):
+    weight = np.random.default_rng(0).integers(-128, 128, (4, 256, 256), np.int8)
+    with record(path):
+        for i in range(5):
+            moe_native.npu_format_cast(weight + np.int8(0), 29)
+            moe_native.npu_swiglu(np.zeros((2, 4 + 2 * i), F32))
+        moe_native.npu_swiglu(np.zeros((2, 4), bfloat16))
+        moe_native.npu_swiglu(np.zeros((2, 4), np.float16))
+    assert path.stat().st_size < 3 * weight.nbytes
+    assert all(outcome.ok for outcome in replay(path, exact=True))
+    recorded = load_calls(path)
+    assert [one.arguments["input"].dtype for one in recorded[-2:]] == [bfloat16, np.float16]
+    assert [one.results["the result"].shape for one in recorded[1::2]] == [(2, 2 + i) for i in range(5)] + [(2, 2)]
+
+
 def test_recordings_may_overlap(path, tmp_path):
     with record(path):
         swiglu()
@@ -364,6 +379,13 @@ def test_record_a_module(tmp_path, path):
     assert seen.stdout == "[] __main__\n"
     assert len(load_calls(path)) == 3
     assert run("record", path, "-m").exit_code == 2
+
+
+def test_record_into_a_file_that_cannot_be_written(tmp_path):
+    (tmp_path / "program.py").write_text(PROGRAM)
+    result = run("record", tmp_path / "nowhere" / "calls.npz", tmp_path / "program.py")
+    assert isinstance(result.exception, FileNotFoundError)
+    assert not result.stdout
 
 
 def test_replay_command_tells_what_is_wrong(written, tmp_path):

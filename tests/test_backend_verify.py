@@ -1,7 +1,10 @@
 """``moe-native verify``: the CPU device agrees with the core, and whatever is wrong is told."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import ml_dtypes
 import numpy as np
@@ -187,6 +190,47 @@ def test_library_that_lacks_an_operator(monkeypatch):
     result = run("--home", HOME, "--op", "npu_swiglu")
     assert result.exit_code == 1
     assert "AclMissingError: aclnnSwiGlu is in no library, needed CANN 8.1.RC1" in result.stdout
+
+
+WRONG = """
+#include <dlfcn.h>
+#include <stdint.h>
+
+static void *real(const char *name) { return dlsym(dlopen(DEVICE, RTLD_NOW), name); }
+
+int32_t aclnnSwiGluGetWorkspaceSize(const void *x, int64_t dim, const void *out, uint64_t *size, void **executor) {
+    int32_t (*phase)(const void *, int64_t, const void *, uint64_t *, void **) = real("aclnnSwiGluGetWorkspaceSize");
+    return phase(x, dim, out, size, executor);
+}
+
+/* Says that it has computed, and has not. */
+int32_t aclnnSwiGlu(void *workspace, uint64_t size, void *executor, void *stream) {
+    int32_t (*destroy)(const void *) = real("aclDestroyAclOpExecutor");
+    return destroy(executor);
+}
+"""
+
+
+def test_wrong_library(tmp_path):
+    """A toolkit whose library for one operator computes nothing: only that operator is wrong."""
+    libraries = tmp_path / "lib64"
+    libraries.mkdir()
+    for path in (moe_native.ascend_home() / "lib64").iterdir():
+        if path.name != "libopapi_transformer.so":
+            (libraries / path.name).symlink_to(path)
+    (tmp_path / "wrong.c").write_text(WRONG)
+    device = libraries / "libascend_cpu.so"
+    target = libraries / "libopapi_transformer.so"
+    compiler = os.environ.get("CC", "cc")
+    options = ["-shared", "-fPIC", f'-DDEVICE="{device}"', "-o", target, tmp_path / "wrong.c", "-ldl"]
+    subprocess.run([compiler, *options], check=True)
+    command = [sys.executable, "-P", "-m", "moe_native", "verify", "--home", str(tmp_path)]
+    seen = subprocess.run([*command, "--op", "npu_swiglu"], capture_output=True, text=True)
+    assert seen.returncode == 1, seen.stderr
+    assert "9 of 9 calls are wrong" in seen.stdout
+    assert "first at [0, 0]: 0.0, needed" in seen.stdout
+    seen = subprocess.run([*command, "--op", "npu_moe_compute_expert_tokens"], capture_output=True, text=True)
+    assert seen.returncode == 0, seen.stdout
 
 
 def test_outcomes_in_python():

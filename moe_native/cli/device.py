@@ -18,7 +18,7 @@ from rich.table import Table
 
 import moe_native
 from moe_native.cli import report
-from moe_native.recording import load_calls
+from moe_native.recording import compare_again, load_calls
 from moe_native.verification.cases import OPERATORS, cases
 from moe_native.verification.measures import Measure, Outcome
 
@@ -65,6 +65,7 @@ def verify(home: Home = None, op: Ops = None, device: int = 0, json_file: Json =
             raise typer.BadParameter(f"{name} is no operator, needed one of {', '.join(OPERATORS)}")
     names = op or OPERATORS
     from acl_binding import AclError
+    from moe_native.acl import AclBackend
     from moe_native.backend import open_backend
     from moe_native.verification.run import verify as run
 
@@ -72,6 +73,7 @@ def verify(home: Home = None, op: Ops = None, device: int = 0, json_file: Json =
         backend = open_backend("acl", home, device)
     except AclError as error:
         _give_up(str(error))
+    assert isinstance(backend, AclBackend)
     compared = []
     with report.progress() as progress:
         for name in names:
@@ -79,22 +81,17 @@ def verify(home: Home = None, op: Ops = None, device: int = 0, json_file: Json =
             for outcome in run(home, name, device):
                 compared.append(outcome)
                 progress.advance(task)
-    library = getattr(backend, "library", None)
+    library = backend.library
     about = {
         "version": moe_native.__version__,
-        "home": str(library.home) if library else "",
-        "soc": library.soc if library else "",
-        "cann": library.cann_version if library else "",
+        "home": str(library.home),
+        "soc": library.soc,
+        "cann": library.cann_version,
         "device": device,
         "exact": backend.is_cpu,
     }
-    place = f"{about['soc']}, device {device} of {about['home']}"
-    _finish(
-        compared,
-        about,
-        f"{place}: {'the same bits' if backend.is_cpu else 'the precision of a card'} needed",
-        json_file,
-    )
+    needed = "the same bits" if backend.is_cpu else "the precision of a card"
+    _finish(compared, about, f"{library.soc}, device {device} of {library.home}: {needed} needed", json_file)
 
 
 def replay(
@@ -113,14 +110,14 @@ def replay(
     """
     compared = []
     try:
-        total = sum(1 for call in load_calls(file) if not op or call.op in op)
+        calls = load_calls(file)
         with (
             nullcontext() if home is None else moe_native.use_backend("acl", home, device),
             report.progress() as progress,
         ):
             backend = moe_native.get_backend()
-            task = progress.add_task("Replaying", total=total)
-            for outcome in moe_native.replay(file, op, exact=exact):
+            task = progress.add_task("Replaying", total=sum(1 for call in calls if not op or call.op in op))
+            for outcome in compare_again(calls, op, exact):
                 compared.append(outcome)
                 progress.advance(task)
     except Exception as error:
@@ -137,11 +134,12 @@ def record(
     module = command[0] == "-m"
     if module and len(command) < 2:
         raise typer.BadParameter("-m needs a module")
+    recording = moe_native.record(file)
     before = sys.argv, sys.path[:]
     sys.argv = command[1:] if module else command
     sys.path.insert(0, str(Path.cwd() if module else Path(command[0]).resolve().parent))
     try:
-        with moe_native.record(file) as recording:
+        with recording:
             if module:
                 runpy.run_module(command[1], run_name="__main__", alter_sys=True)
             else:

@@ -235,10 +235,9 @@ void Allocation::close() const {
 
 bool Allocation::guards_intact() const {
     const Opened opened(this);
-    const auto* front = reinterpret_cast<const unsigned char*>(memory.begin) - guard;
-    const auto* back = reinterpret_cast<const unsigned char*>(memory.end);
-    const auto intact = [](unsigned char byte) { return byte == guard_byte; };
-    return std::all_of(front, front + guard, intact) && std::all_of(back, back + guard, intact);
+    static const std::vector<char> intact(guard, static_cast<char>(guard_byte));
+    return std::memcmp(reinterpret_cast<const char*>(memory.begin) - guard, intact.data(), guard) == 0 &&
+           std::memcmp(reinterpret_cast<const char*>(memory.end), intact.data(), guard) == 0;
 }
 
 void Allocation::restore_guards() const {

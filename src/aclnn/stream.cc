@@ -54,14 +54,16 @@ Stream::~Stream() {
 
 uint64_t Stream::submit(Task task) {
     merge(&known, streams().host);
-    const std::lock_guard<std::mutex> lock(mutex_);
+    std::unique_lock<std::mutex> lock(mutex_);
     if (closing_) return submitted_;  // another thread destroys the stream: nobody would run the task
     // First, because it may fail.
     if (!deferred_ && !worker_.joinable()) worker_ = std::thread([this] { work(); });
     queue_.push_back(std::move(task));
-    known[number] = ++submitted_;
+    const uint64_t position = ++submitted_;
+    known[number] = position;
+    lock.unlock();
     if (!deferred_) changed_.notify_all();
-    return submitted_;
+    return position;
 }
 
 void Stream::execute(Task& task) {
@@ -91,7 +93,10 @@ void Stream::finish(Task task, std::unique_lock<std::mutex>& lock, bool run) {
     lock.lock();
     busy_ = false;
     ++done_;
+    // Without the lock, which those who wake take.
+    lock.unlock();
     changed_.notify_all();
+    lock.lock();
 }
 
 void Stream::work() {

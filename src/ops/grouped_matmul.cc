@@ -10,8 +10,11 @@ constexpr int64_t stage_bytes = stage_rows * igemm::columns;
 
 // A packed panel stays in the first-level cache while the tiles of x pass it.
 constexpr int64_t largest_panel = 16 * 1024;
-// Of weights that are streamed nothing needs to stay.
+// Of weights that are streamed nothing needs to stay, but rows of plain ones: panels share their lines, or rows of x.
 constexpr int64_t largest_stream = 64 * 1024;
+constexpr int64_t streamed_plain_k = 64;
+// So many rows of x stream plain weights of int8, which are interleaved anew for each.
+constexpr int64_t most_streamed_rows = 3;
 // Rows of a batch, packed, and what the caller keeps of them, for each thread. More would save nothing: a batch that
 // reads a weight again has many rows for it.
 constexpr int64_t batch_bytes = 2 * 1024 * 1024;
@@ -291,32 +294,41 @@ void ExpertWeights::read_packed(int64_t expert, int64_t row, int64_t rows, const
 
 // --- GroupedProduct --------------------------------------------------------------------------------------------------
 
-void GroupedProduct::book(const ExpertWeights& weights, int64_t rows, int64_t k, int64_t blocks, int64_t panels,
-                          bool aligned, int64_t bytes_per_row, Ledger& ledger) {
+void GroupedProduct::book(const ExpertWeights& weights, int64_t rows, int64_t k, int64_t blocks, int64_t columns,
+                          int64_t runs, bool aligned, int64_t bytes_per_row, Ledger& ledger) {
     kernels_ = &igemm_kernels();
+    row_products_ = &qgemm_kernels();
     row_kernels_ = &row_kernels();
     weights_ = &weights;
     k_ = k;
-    panels_ = panels;
     parts_ = weights.int4() ? 2 : 1;
+    threads_ = ledger.threads();
     units_ = blocks;
     unit_k_ = k / blocks;
+    wide_ = unit_k_ > igemm::exact_k;
+    const int64_t streamed_rows = streams_plain_rows() ? most_streamed_rows : kernels_->stream_rows / parts_;
+    const int64_t together = weights.panels_together(rows <= streamed_rows * weights.experts());
+    const int64_t panels = ceil_divide(columns, igemm::columns);
+    // Pieces of plain weights are as equal as can be for all threads; tiles stay whole.
+    const int64_t items = ceil_divide(ceil_divide(panels, together), threads_) * threads_;
+    const int64_t in_item = weights.tiled() ? together : ceil_divide(panels, items);
+    span_ = in_item * igemm::columns;
+    panels_ = runs * in_item;
     const auto split = [&](int64_t largest_k) {
         const int64_t block_k = ceil_divide(ceil_divide(unit_k_, ceil_divide(unit_k_, largest_k)), 16) * 16;
         return Split{block_k, ceil_divide(unit_k_, block_k)};
     };
     packed_split_ = split(largest_panel / (igemm::columns * kernels_->item_size));
     streamed_split_ = split(largest_stream / igemm::columns);
-    wide_ = unit_k_ > igemm::exact_k;
+    streamed_plain_split_ = split(streamed_plain_k);
     tile_rows_ = kernels_->rows / parts_;
     row_bytes_ = 0;
     int64_t longest = 0;
-    for (const Split& cut : {packed_split_, streamed_split_}) {
+    for (const Split& cut : {packed_split_, weights.tiled() ? streamed_split_ : streamed_plain_split_}) {
         const Block last = block(cut, units_ - 1, cut.count - 1);
         row_bytes_ = std::max(row_bytes_, parts_ * (last.offset + igemm::row_bytes(*kernels_, last.k)));
         longest = std::max(longest, std::min(cut.k, unit_k_));
     }
-    threads_ = ledger.threads();
     batch_rows_ = std::min(rows, std::max(tile_rows_, threads_ * batch_bytes / (row_bytes_ + bytes_per_row)));
     chunk_rows_ = std::min(batch_rows_, tiles_per_chunk * tile_rows_);
     panel_bytes_ = igemm::panel_bytes(*kernels_, longest);
@@ -333,6 +345,8 @@ void GroupedProduct::book(const ExpertWeights& weights, int64_t rows, int64_t k,
     if (wide_) wide_piece_ = ledger.book<int64_t>("wide sums", kept_values);
     if (weights.int4()) totals_piece_ = ledger.book<float>("scaled sums", kept_values);
     values_piece_ = ledger.book<float>("values of a tile", threads_ * panels_ * tile_rows_ * igemm::columns);
+    if (streams_plain_rows())
+        row_sums_piece_ = ledger.book<int32_t>("sums of streamed rows", threads_ * most_streamed_rows * span_);
 }
 
 void GroupedProduct::load(const Workspace& workspace, const int8_t* x, const int64_t* block_scale, int64_t n) {
@@ -347,18 +361,28 @@ void GroupedProduct::load(const Workspace& workspace, const int8_t* x, const int
     wide_sums_ = workspace.at<int64_t>(wide_piece_);
     totals_ = workspace.at<float>(totals_piece_);
     values_ = workspace.at<float>(values_piece_);
+    row_sums_ = workspace.at<int32_t>(row_sums_piece_);
 }
 
 GroupedProduct::Tiles GroupedProduct::tiles(int64_t begin, int64_t end) const {
     return {begin, end - begin, ceil_divide(end - begin, tile_rows_)};
 }
 
+bool GroupedProduct::streams_plain_rows() const {
+    return weights_->plain_rows() && !wide_;
+}
+
+bool GroupedProduct::streams_rows(const Tiles& tiles) const {
+    return streams_plain_rows() && tiles.rows <= most_streamed_rows;
+}
+
 bool GroupedProduct::streams(const Tiles& tiles) const {
-    return weights_->tiled() && tiles.rows * parts_ <= kernels_->stream_rows;
+    return tiles.rows * parts_ <= kernels_->stream_rows;
 }
 
 const GroupedProduct::Split& GroupedProduct::split(const Tiles& tiles) const {
-    return streams(tiles) ? streamed_split_ : packed_split_;
+    if (!streams(tiles)) return packed_split_;
+    return weights_->tiled() ? streamed_split_ : streamed_plain_split_;
 }
 
 GroupedProduct::Block GroupedProduct::block(const Split& blocks, int64_t unit, int64_t index) const {
@@ -382,7 +406,7 @@ void GroupedProduct::pack(const ExpertRows& experts, int64_t first, int64_t last
             const Tiles all = tiles(from, to);
             for (int64_t tile = 0; tile < all.count; ++tile) {
                 const int64_t row = all.row(tile);
-                if (row >= first + begin && row < first + end)
+                if (row >= first + begin && row < first + end && !streams_rows(all))
                     pack_tile(thread, split(all), row, all.row(tile + 1) - row);
             }
         });
@@ -441,6 +465,7 @@ void GroupedProduct::pack_panels(int thread, const Block& block, const PanelGrou
 
 void GroupedProduct::sum(int thread, const Tiles& tiles, int64_t first, int64_t last, const PanelGroup& group,
                          const PanelGroup& next) const {
+    if (streams_rows(tiles)) return sum_streamed_rows(thread, tiles, group);
     const Split& blocks = split(tiles);
     const int64_t rows = tiles.row(last) - tiles.row(first);
     for (int64_t unit = 0; unit < units_; ++unit) {
@@ -455,6 +480,25 @@ void GroupedProduct::sum(int thread, const Tiles& tiles, int64_t first, int64_t 
             if (wide_) widen_sums(thread, rows, group.count, index > 0);
         }
         if (parts_ == 2) add_scaled_sums(thread, unit, rows, group);
+    }
+}
+
+void GroupedProduct::sum_streamed_rows(int thread, const Tiles& tiles, const PanelGroup& group) const {
+    int32_t* const row_sums = row_sums_ + thread * most_streamed_rows * span_;
+    // A piece of the weights stays in the cache for all rows of x; one row needs nothing to stay.
+    const int64_t step = tiles.rows == 1 ? k_ : streamed_plain_k;
+    for (int64_t run = 0; run < group.runs; ++run) {
+        const PanelColumns columns = group.run(run);
+        std::fill_n(row_sums, tiles.rows * span_, 0);
+        for (int64_t k = 0; k < k_; k += step)
+            for (int64_t r = 0; r < tiles.rows; ++r)
+                row_products_->row(weights_->address(group.expert, k, columns.first), weights_->row_stride(),
+                                   std::min(step, k_ - k), columns.width, x_ + (tiles.begin + r) * k_ + k,
+                                   row_sums + r * span_);
+        for (int64_t p = run * group.in_run(); p < (run + 1) * group.in_run(); ++p)
+            for (int64_t r = 0; r < tiles.rows; ++r)
+                std::copy_n(row_sums + r * span_ + group.columns[p].first - columns.first, group.columns[p].width,
+                            sums_ + kept(thread, p, r));
     }
 }
 

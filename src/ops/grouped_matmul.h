@@ -9,6 +9,7 @@
 #include "core/op.h"
 #include "core/packed.h"
 #include "kernels/igemm/igemm.h"
+#include "kernels/qgemm/qgemm.h"
 #include "kernels/rows/rows.h"
 
 namespace moe {
@@ -72,11 +73,17 @@ class ExpertWeights {
     int64_t experts() const { return experts_; }
     bool int4() const { return int4_; }
     bool tiled() const { return tiled_; }
-    // Panels side by side that are best taken together: those of a tile, whose rows follow each other, or of a plain
-    // weight some whose rows are whole cache lines.
-    static constexpr int64_t most_panels_together = 8;
-    int64_t panels_together() const { return tiled_ ? (int4_ && !packed_ ? 2 : 1) : most_panels_together; }
+    // Panels side by side that are best taken together: those of a tile, whose rows follow each other; of a plain weight
+    // as many as make a piece of a row that memory delivers at its full rate, where it is streamed, and otherwise some
+    // whose rows are whole cache lines.
+    static constexpr int64_t most_panels_together = 64;
+    int64_t panels_together(bool streamed) const {
+        if (tiled_) return int4_ && !packed_ ? 2 : 1;
+        return !streamed ? 8 : int4_ ? most_panels_together : most_panels_together / 2;
+    }
 
+    // Whether the rows are plain int8, column beside column.
+    bool plain_rows() const { return !tiled_ && !int4_ && word_stride_ == 1; }
     // Whether the kernels can read these columns where they are: `address` and `row_stride` say where that is.
     bool direct(const PanelColumns& columns) const;
     // Of the word that holds the column.
@@ -149,14 +156,16 @@ struct PanelGroup {
 //
 // A thread walks its columns, expert by expert, in blocks of k whose packed panel stays in the first-level cache while
 // all rows pass it; meanwhile the kernel prefetches the weights of the next block. A few rows are streamed: they take
-// the weights as they are.
+// the weights as they are, plain ones of int8 in long pieces of their rows.
 class GroupedProduct {
   public:
-    // `panels`: the most that the caller wants of a tile at once. `aligned`: all of them begin at multiples of 32
-    // columns. `bytes_per_row`: what the caller itself needs for each row of a batch. `blocks`: of k, with scales of
-    // their own (int4).
-    void book(const ExpertWeights& weights, int64_t rows, int64_t k, int64_t blocks, int64_t panels, bool aligned,
-              int64_t bytes_per_row, Ledger& ledger);
+    // Items are spans of `columns` columns, of which a group takes `runs` runs. `aligned`: all panels begin at multiples
+    // of 32 columns. `bytes_per_row`: what the caller itself needs for each row of a batch. `blocks`: of k, with scales
+    // of their own (int4).
+    void book(const ExpertWeights& weights, int64_t rows, int64_t k, int64_t blocks, int64_t columns, int64_t runs,
+              bool aligned, int64_t bytes_per_row, Ledger& ledger);
+    // Columns of an item, but for the last one.
+    int64_t span() const { return span_; }
     // `block_scale` (e, blocks, n): float32 bits in the low half of 64; int4 only.
     void load(const Workspace& workspace, const int8_t* x, const int64_t* block_scale, int64_t n);
 
@@ -238,8 +247,12 @@ class GroupedProduct {
     // Items of a parallel loop that make a thread worth its start.
     int64_t grain(int64_t rows) const;
     Tiles tiles(int64_t begin, int64_t end) const;
-    // Whether the rows are so few that they use the weights as they are: tiles only, whose rows follow each other.
+    // Whether the rows are so few that they use the weights as they are.
     bool streams(const Tiles& tiles) const;
+    // Whether a few rows take plain weights of int8 row by row, and whether these rows do.
+    bool streams_plain_rows() const;
+    bool streams_rows(const Tiles& tiles) const;
+    void sum_streamed_rows(int thread, const Tiles& tiles, const PanelGroup& group) const;
     const Split& split(const Tiles& tiles) const;
     Block block(const Split& blocks, int64_t unit, int64_t index) const;
     void pack_tile(int thread, const Split& blocks, int64_t row, int64_t rows) const;
@@ -260,6 +273,7 @@ class GroupedProduct {
     float* values(int thread, int64_t chunk_row, int64_t rows, int64_t panels) const;
 
     const IgemmKernels* kernels_ = nullptr;
+    const QgemmKernels* row_products_ = nullptr;
     const RowKernels* row_kernels_ = nullptr;
     const ExpertWeights* weights_ = nullptr;
     int64_t k_ = 0;
@@ -268,8 +282,10 @@ class GroupedProduct {
     int64_t parts_ = 1;  // rows of a packed tile per row of x
     int64_t units_ = 1;  // of k, with scales of their own
     int64_t unit_k_ = 0;
+    int64_t span_ = igemm::columns;
     Split packed_split_;
     Split streamed_split_;
+    Split streamed_plain_split_;
     bool wide_ = false;      // sums of a unit may leave int32
     int64_t tile_rows_ = 0;  // rows of x
     int64_t chunk_rows_ = 0;
@@ -278,7 +294,7 @@ class GroupedProduct {
     int64_t first_row_ = 0;  // of the batch
 
     Piece packed_piece_, panel_piece_, stage_piece_, split_piece_, sums_piece_, wide_piece_, totals_piece_,
-        values_piece_;
+        values_piece_, row_sums_piece_;
     int64_t panel_bytes_ = 0;
     int64_t split_bytes_ = 0;
     int threads_ = 1;
@@ -292,6 +308,7 @@ class GroupedProduct {
     int64_t* wide_sums_ = nullptr;
     float* totals_ = nullptr;
     float* values_ = nullptr;
+    int32_t* row_sums_ = nullptr;
 };
 
 }  // namespace moe

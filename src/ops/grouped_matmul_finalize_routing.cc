@@ -49,7 +49,7 @@ class GroupedMatmulFinalizeRouting {
         experts_.book(args_.group_list, "group_list", args_.group_list_type, m_, ledger);
         target_piece_ = ledger.book<int64_t>("output rows", m_);
         if (args_.offset != nullptr) row_sum_piece_ = ledger.book<float>("row sums", m_);
-        product_.book(weights_, m_, k_, 1, weights_.panels_together(), true, 0, ledger);
+        product_.book(weights_, m_, k_, 1, n_, 1, true, 0, ledger);
     }
 
     Status run(const Workspace& workspace, const RunContext& context) {
@@ -68,7 +68,7 @@ class GroupedMatmulFinalizeRouting {
         if (row_sum_ != nullptr) sum_rows(workspace.threads());
 
         const IgemmKernels& kernels = igemm_kernels();
-        const int64_t span = weights_.panels_together() * igemm::columns;
+        const int64_t span = product_.span();
         const auto fill = [&](int64_t item, PanelGroup& group) {
             group.count = 0;
             for (int64_t column = item * span; column < std::min((item + 1) * span, n_); column += igemm::columns)

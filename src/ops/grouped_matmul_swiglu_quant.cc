@@ -47,7 +47,7 @@ class GroupedMatmulSwigluQuant {
         output_offset_.book(args_.output_offset, "output_offset", ledger);
         experts_.book(args_.group_list, "group_list", args_.group_list_type, m_, ledger);
         if (m_ == 0) return;
-        product_.book(weights_, m_, k_, scale_blocks_, 2 * weights_.panels_together(), half_ % igemm::columns == 0,
+        product_.book(weights_, m_, k_, scale_blocks_, half_, 2, half_ % igemm::columns == 0,
                       half_ * static_cast<int64_t>(sizeof(float)), ledger);
         activated_piece_ = ledger.book<float>("activated rows", product_.batch_rows() * half_);
     }
@@ -64,7 +64,7 @@ class GroupedMatmulSwigluQuant {
             product_.load(workspace, x_.data<int8_t>(), weights_.int4() ? weight_scale_.data<int64_t>() : nullptr,
                           2 * half_);
         activated_ = workspace.at<float>(activated_piece_);
-        const int64_t span = weights_.panels_together() * igemm::columns;
+        const int64_t span = product_.span();
         const int threads = workspace.threads();
         // Panels of the activated half, and as many of the other, which begins anywhere in a tile.
         const auto fill = [&](int64_t item, PanelGroup& group) {

@@ -52,12 +52,12 @@ class Pack {
         packed_.data = static_cast<char*>(args_.out->data) + MOE_PACKED_HEADER;
         stage_ = workspace.at<int8_t>(stage_piece_);
         const PackedStorage to = packed_storage(packed_);
-        const int64_t spans = ceil_divide(to.panels, weights_.panels_together());
-        const int64_t grain = 1 + bytes_per_thread / (to.panel_bytes * weights_.panels_together());
+        const int64_t spans = ceil_divide(to.panels, weights_.panels_together(false));
+        const int64_t grain = 1 + bytes_per_thread / (to.panel_bytes * weights_.panels_together(false));
         parallel_ranges(workspace.threads(), weights_.experts() * spans, grain,
                         [&](int thread, int64_t begin, int64_t end) {
                             for (int64_t item = begin; item < end; ++item)
-                                pack_span(thread, item / spans, item % spans * weights_.panels_together());
+                                pack_span(thread, item / spans, item % spans * weights_.panels_together(false));
                         });
         write_packed_header(packed_);
         return MOE_OK;
@@ -98,10 +98,10 @@ class Pack {
     void pack_span(int thread, int64_t expert, int64_t first_panel) const {
         const PackedStorage to = packed_storage(packed_);
         const PanelOrder order = panel_order(to.layout);
-        const int64_t last_panel = std::min(to.panels, first_panel + weights_.panels_together());
+        const int64_t last_panel = std::min(to.panels, first_panel + weights_.panels_together(false));
         char* const panels = static_cast<char*>(packed_.data) + expert * to.panels * to.panel_bytes;
         // Neighbouring panels share the cache lines of a plain weight.
-        const int64_t step = weights_.panels_together() == 1 ? to.k : stage_rows;
+        const int64_t step = weights_.panels_together(false) == 1 ? to.k : stage_rows;
         for (int64_t row = 0; row < to.k; row += step)
             for (int64_t p = first_panel; p < last_panel; ++p) {
                 const int64_t first = p * panel_width;

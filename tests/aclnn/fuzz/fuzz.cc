@@ -100,14 +100,6 @@ void count_finding(const moe_aclnn_finding* finding, void*) {
     ++tally().rules[finding->rule];
 }
 
-constexpr const char* without_kernel[] = {"MoeInitRouting", "MoeInitRoutingQuant", "MoeInitRoutingQuantV2",
-                                          "ConvertWeightToINT4Pack", "Permute"};
-
-bool has_kernel(const Operator& op) {
-    return std::none_of(std::begin(without_kernel), std::end(without_kernel),
-                        [&](const char* name) { return std::strcmp(name, op.name) == 0; });
-}
-
 class Driver {
   public:
     Driver(uint64_t seed, uint64_t calls) : random_(seed), wanted_(calls), recipes_(make_recipes()) {
@@ -285,9 +277,10 @@ class Driver {
 
     static size_t turn(size_t* next, size_t count) { return (*next)++ % count; }
 
-    Instance& instance_of(const Operator* op) {
-        size_t at = random_.below(instances_.size());
-        while (instances_[at].recipe->op != op) at = random_.below(instances_.size());
+    Instance& instance_of(const Operator* op, bool right = false) {
+        size_t at;
+        do at = random_.below(instances_.size());
+        while (instances_[at].recipe->op != op || (right && !instances_[at].recipe->right));
         return instances_[at];
     }
     Instance& instance_of(const char* name) { return instance_of(Recipe(name).op); }
@@ -1470,7 +1463,7 @@ class Driver {
         const Operator* op;
         do op = &operators[turn(&next_right_, std::size(operators))];
         while (!has_kernel(*op));
-        Instance& instance = instance_of(op);
+        Instance& instance = instance_of(op, true);
         thread_ = 0;
         if (astray_[0]) come_home();
         synchronise_homes();
