@@ -14,6 +14,8 @@ except ImportError as error:
     ) from error
 
 from moe_native.ascend import ascend_home as ascend_home
+from moe_native.backend import get_backend as get_backend
+from moe_native.backend import use_backend as use_backend
 from moe_native.ffn import npu_ffn as npu_ffn
 from moe_native.finalize import npu_moe_finalize_routing as npu_moe_finalize_routing
 from moe_native.gating import npu_moe_compute_expert_tokens as npu_moe_compute_expert_tokens
@@ -38,6 +40,8 @@ from moe_native.permute import npu_moe_token_permute_with_routing_map as npu_moe
 from moe_native.permute import npu_moe_token_unpermute_with_routing_map as npu_moe_token_unpermute_with_routing_map
 from moe_native.quant import npu_dynamic_quant as npu_dynamic_quant
 from moe_native.quant import npu_swiglu as npu_swiglu
+from moe_native.recording import record as record
+from moe_native.recording import replay as replay
 from moe_native.runtime import bf16_mode as bf16_mode
 from moe_native.runtime import get_isa_limit as get_isa_limit
 from moe_native.runtime import get_num_threads as get_num_threads

@@ -7,6 +7,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from moe_native import _core
 from moe_native.types import Array
 
 _GUARD = 64
@@ -63,6 +64,21 @@ def read_only(array: Array) -> Array:
     view = array.view()
     view.flags.writeable = False
     return view
+
+
+def instruction_sets() -> list[str]:
+    """Return the names of the instruction sets that this processor has and kernels are written for.
+
+    Examples
+    --------
+    >>> import moe_native
+    >>> from moe_native.testing import instruction_sets
+    >>> for isa in instruction_sets():
+    ...     with moe_native.isa_limit(isa):
+    ...         pass  # results are the same here
+    """
+    unsupported = 3  # of moe_kernel_state
+    return list(dict.fromkeys(isa for _, _, isa, state, *_ in _core.kernels() if state != unsupported))
 
 
 def strided(array: Array) -> Array:

@@ -10,12 +10,24 @@ from pathlib import Path
 import pytest
 from mypy import api as mypy
 
+import acl_binding
 import moe_native
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
-MODULES = sorted(m.name for m in pkgutil.walk_packages(moe_native.__path__, "moe_native.") if "_core" not in m.name)
+MODULES = sorted(
+    module.name
+    for package in (moe_native, acl_binding)
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    if "_core" not in module.name
+)
 PUBLIC = sorted(n for n, f in vars(moe_native).items() if not n.startswith("_") and inspect.isroutine(f))
+
+
+@pytest.fixture(autouse=True)
+def _cpu_device(monkeypatch):
+    """The examples of acl_binding use the device of the environment."""
+    monkeypatch.setenv("ASCEND_HOME_PATH", str(moe_native.ascend_home()))
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -68,3 +80,27 @@ threads: int = moe_native.get_num_threads()
     report, _, status = mypy.run([*options, str(program)])
     assert status == 1
     assert "drop_pad_mode" in report
+
+
+def test_code_that_uses_the_binding_type_checks(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        """\
+import numpy as np
+
+import acl_binding as acl
+
+with acl.open().device() as device, device.stream() as stream:
+    x = device.tensor(np.zeros((2, 4), np.float32), format="NZ")
+    call: acl.Call = device.prepare("aclnnSwiGlu", x, -1, device.empty((2, 2), "float32"))
+    size: int = call.workspace_size
+    call.run(stream, workspace=device.workspace(size))
+"""
+    )
+    options = ["--strict", "--python-executable", sys.executable, "--cache-dir", str(tmp_path / "cache")]
+    report, errors, status = mypy.run([*options, str(program)])
+    assert status == 0, report + errors
+    program.write_text(program.read_text().replace("call.run(stream", "call.run(x"))
+    report, _, status = mypy.run([*options, str(program)])
+    assert status == 1
+    assert "Stream" in report

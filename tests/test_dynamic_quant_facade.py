@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 import moe_native
 from moe_native import limits, npu_dynamic_quant, npu_format_cast, set_num_threads
 from moe_native.oracle import quant as oracle
-from moe_native.testing import assert_same_bits, bfloat16, guarded, is_untouched, read_only, round_to, strided
+from moe_native.testing import (
+    assert_same_bits,
+    bfloat16,
+    guarded,
+    instruction_sets,
+    is_untouched,
+    read_only,
+    round_to,
+    strided,
+)
 
 FLOATS = [np.dtype(np.float32), np.dtype(np.float16), bfloat16]
 
@@ -131,12 +140,10 @@ def test_any_number_of_threads(layer, threads):
 def test_every_instruction_set(layer):
     needed = npu_dynamic_quant(**layer)
     plain = npu_dynamic_quant(layer["input"].astype(np.float32))
-    moe_native.isa_limit("baseline")
-    try:
-        assert_same(npu_dynamic_quant(**layer), needed)
-        assert_same(npu_dynamic_quant(layer["input"].astype(np.float32)), plain)
-    finally:
-        moe_native.isa_limit(None)
+    for isa in instruction_sets():
+        with moe_native.isa_limit(isa):
+            assert_same(npu_dynamic_quant(**layer), needed)
+            assert_same(npu_dynamic_quant(layer["input"].astype(np.float32)), plain)
 
 
 def test_split_batch(layer):

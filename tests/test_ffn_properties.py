@@ -11,7 +11,7 @@ from cases.ffn import SCENARIOS, example, interval
 
 import moe_native
 from moe_native import bf16_mode, npu_ffn, set_num_threads
-from moe_native.testing import assert_same_bits, bfloat16
+from moe_native.testing import assert_same_bits, bfloat16, instruction_sets
 
 # Large enough that every thread gets a share, and experts of 1 to many rows.
 TOKENS = [300, 1, 0, 2, 3, 4, 64, 26]
@@ -99,15 +99,9 @@ def test_instruction_sets(scenario):
 
 def on_every_instruction_set(layer):
     results = {}
-    try:
-        for name in ("baseline", "avx2", "avx512", "avx512vnni", "avx512bf16", "neon", "dotprod", "i8mm"):
-            try:
-                moe_native.isa_limit(name)
-            except RuntimeError:  # not of this processor, or of another architecture
-                continue
-            results[name] = npu_ffn(**layer)
-    finally:
-        moe_native.isa_limit(None)
+    for isa in instruction_sets():
+        with moe_native.isa_limit(isa):
+            results[isa] = npu_ffn(**layer)
     return results
 
 

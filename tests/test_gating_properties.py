@@ -12,7 +12,7 @@ from moe_native import (
     npu_moe_gating_top_k_softmax_v2,
     set_num_threads,
 )
-from moe_native.testing import assert_same_bits, bfloat16
+from moe_native.testing import assert_same_bits, bfloat16, instruction_sets
 
 FLOATS = [np.dtype(np.float32), np.dtype(np.float16), bfloat16]
 GROUPS = {"group_count": 8, "k_group": 4, "group_select_mode": 1, "norm_type": 1, "out_flag": True}
@@ -55,17 +55,10 @@ def test_any_number_of_threads(name, x):
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_every_instruction_set(name, x):
-    best = moe_native.get_isa_limit()
     needed = OPERATORS[name](x)
-    try:
-        for isa in ("baseline", "avx2", "avx512", "neon", "dotprod"):
-            try:
-                moe_native.isa_limit(isa)
-            except RuntimeError:  # not one of this processor
-                continue
+    for isa in instruction_sets():
+        with moe_native.isa_limit(isa):
             assert_all_same_bits(OPERATORS[name](x), needed)
-    finally:
-        moe_native.isa_limit(best)
 
 
 @pytest.mark.parametrize("name", OPERATORS)

@@ -7,7 +7,7 @@ from cases.grouped_matmul import bits_as_int64, pack_int4
 import moe_native
 from moe_native import npu_format_cast, set_num_threads
 from moe_native import npu_grouped_matmul_finalize_routing as combine
-from moe_native.testing import assert_same_bits, bfloat16
+from moe_native.testing import assert_same_bits, bfloat16, instruction_sets
 
 
 @pytest.fixture(params=["int8", "int4"])
@@ -61,18 +61,12 @@ def test_rows_together_and_one_by_one(layer, count, storage):
         )
 
 
-@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512", "avx512vnni"])
+@pytest.mark.parametrize("isa", instruction_sets())
 def test_any_instruction_set(layer, isa):
     needed = combine(**layer)
-    try:
-        moe_native.isa_limit(isa)
-    except RuntimeError as error:
-        pytest.skip(str(error))
-    try:
+    with moe_native.isa_limit(isa):
         assert_same_bits(combine(**layer), needed)
         assert_same_bits(combine(**(layer | {"w": npu_format_cast(layer["w"], 29)})), needed)
-    finally:
-        moe_native.isa_limit(None)
 
 
 def test_tiled_weight_equals_plain_weight(layer):

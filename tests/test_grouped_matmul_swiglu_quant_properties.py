@@ -7,7 +7,7 @@ from cases.grouped_matmul import bits_as_int64, pack_int4
 import moe_native
 from moe_native import npu_format_cast, set_num_threads
 from moe_native import npu_grouped_matmul_swiglu_quant as swiglu_quant
-from moe_native.testing import assert_same_bits
+from moe_native.testing import assert_same_bits, instruction_sets
 
 ENDS = np.array([20, 20, 110, 111, 124, 224, 284, 284])
 
@@ -49,18 +49,12 @@ def test_any_number_of_threads(layer, threads):
         set_num_threads(0)
 
 
-@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512", "avx512vnni"])
+@pytest.mark.parametrize("isa", instruction_sets())
 def test_any_instruction_set(layer, isa):
     needed = swiglu_quant(**layer)
-    try:
-        moe_native.isa_limit(isa)
-    except RuntimeError as error:
-        pytest.skip(str(error))
-    try:
+    with moe_native.isa_limit(isa):
         assert_same_results(swiglu_quant(**layer), needed)
         assert_same_results(swiglu_quant(**(layer | {"weight": npu_format_cast(layer["weight"], 29)})), needed)
-    finally:
-        moe_native.isa_limit(None)
 
 
 def test_tiled_weight_equals_plain_weight(layer):

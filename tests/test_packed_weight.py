@@ -12,7 +12,7 @@ from cases.grouped_matmul import bits_as_int64, pack_int4
 from moe_native import (
     NzArray,
     PackedWeight,
-    _core,
+    isa_limit,
     load_packed,
     npu_ffn,
     npu_format_cast,
@@ -21,28 +21,11 @@ from moe_native import (
     pack,
     set_num_threads,
 )
-from moe_native.testing import assert_same_bits, guarded, read_only, strided
+from moe_native.testing import assert_same_bits, guarded, instruction_sets, read_only, strided
 
 HEADER = 128
-ISAS = ["baseline", "avx2", "avx512", "avx512vnni", "avx512bf16", "neon", "dotprod", "i8mm"]
 # (k, n): around steps of k, panels of 32 columns and tiles of 16 rows.
 SIZES = [(1, 2), (2, 34), (3, 30), (4, 32), (15, 64), (16, 66), (17, 128), (33, 62), (64, 256), (300, 500), (1040, 96)]
-
-
-class isa:
-    """The instruction set that kernels are limited to, if this processor has it."""
-
-    def __init__(self, name):
-        self.name = name
-
-    def __enter__(self):
-        try:
-            _core.set_isa_limit(self.name)
-        except RuntimeError as error:
-            pytest.skip(str(error))
-
-    def __exit__(self, *_):
-        _core.set_isa_limit("")
 
 
 def weights(int4, e, k, n, seed=0):
@@ -102,27 +85,21 @@ def test_same_bits_as_the_weight(int4, k, n):
         assert_same_results(w, packed, int4, m, k, n, 3)
 
 
-@pytest.mark.parametrize("made_for", ISAS)
+@pytest.mark.parametrize("made_for", instruction_sets())
 @pytest.mark.parametrize("int4", [False, True])
 def test_same_bits_on_every_instruction_set(made_for, int4):
     """A weight packed for one instruction set is used by all others; only one of its own lies ready for them."""
     m, k, n, e = 40, 83, 100, 3
     w = weights(int4, e, k, n)
-    with isa(made_for):
+    with isa_limit(made_for):
         packed = pack(w, n=n)
         assert packed.is_current
-    for used_on in ISAS:
-        try:
-            _core.set_isa_limit(used_on)
-        except RuntimeError:
-            continue
-        try:
+    for used_on in instruction_sets():
+        with isa_limit(used_on):
             assert_same_results(w, packed, int4, m, k, n, e)
             again = pack(packed)
             assert again.is_current
             assert_same_bits(again.array, pack(w, n=n).array)
-        finally:
-            _core.set_isa_limit("")
 
 
 def test_scale_blocks_of_any_length():
@@ -195,7 +172,7 @@ def test_out():
 def test_it_starts_with_a_cache_line_and_needs_not():
     w = weights(False, 2, 40, 70)
     packed = pack(w)
-    assert packed.array.ctypes.data % 64 == 0
+    assert packed.array.__array_interface__["data"][0] % 64 == 0
     memory = np.empty(packed.nbytes + 1, np.uint8)[1:]
     memory[:] = packed.array
     assert_same_results(w, PackedWeight(read_only(memory)), False, 7, 40, 70, 2)
@@ -222,13 +199,13 @@ def test_saved_and_loaded(tmp_path):
         for loaded in (load_packed(path), load_packed(str(path)), PackedWeight(np.load(path, mmap_mode="r"))):
             assert_same_bits(loaded.array, packed.array)
             assert_same_results(w, loaded, int4, 5, 100, 200, 3)
-        assert load_packed(path).array.ctypes.data % 64 == 0
+        assert load_packed(path).array.__array_interface__["data"][0] % 64 == 0
 
 
 def test_loading_packs_again_for_this_instruction_set(tmp_path):
     w = weights(False, 2, 50, 60)
     path = tmp_path / "weight"
-    with isa("baseline"):
+    with isa_limit("baseline"):
         pack(w).save(path)
         assert load_packed(path).is_current
     loaded = load_packed(path)

@@ -8,7 +8,7 @@ from moe_native import _npu_moe_token_unpermute_with_routing_map as unpermute_al
 from moe_native import npu_moe_token_permute_with_routing_map as permute
 from moe_native import npu_moe_token_unpermute_with_routing_map as unpermute
 from moe_native import set_num_threads
-from moe_native.testing import assert_same_bits, bfloat16, random_bits
+from moe_native.testing import assert_same_bits, bfloat16, instruction_sets, random_bits
 
 FLOATS = [np.dtype(np.float32), np.dtype(np.float16), bfloat16]
 TOKENS, EXPERTS, PER_TOKEN, HIDDEN = 603, 32, 4, 300
@@ -167,18 +167,9 @@ def test_permuted_rows(layer, drop_and_pad):
 def test_every_instruction_set_gives_the_same_bits(layer, drop_and_pad):
     rows, _, index = permute(**layer, drop_and_pad=drop_and_pad)
     needed = back(layer, rows, index, drop_and_pad)[0]
-    tried = 0
-    try:
-        for name in ("baseline", "avx2", "avx512", "neon", "dotprod"):
-            try:
-                moe_native.isa_limit(name)
-            except RuntimeError:  # not of this processor, or of another architecture
-                continue
-            tried += 1
+    for isa in instruction_sets():
+        with moe_native.isa_limit(isa):
             assert_same_bits(back(layer, rows, index, drop_and_pad)[0], needed)
-    finally:
-        moe_native.isa_limit(None)
-    assert tried >= 1
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
@@ -192,12 +183,6 @@ def test_every_instruction_set_gives_the_same_bits_of_nan_too(layer, drop_and_pa
     nan = np.isnan(needed)
     assert 0 < nan.sum() < nan.size
     assert_same_bits(needed[nan], np.full(nan.sum(), np.nan, dtype))
-    try:
-        for isa in ("baseline", "avx2", "avx512", "neon", "dotprod"):
-            try:
-                moe_native.isa_limit(isa)
-            except RuntimeError:  # not of this processor, or of another architecture
-                continue
+    for isa in instruction_sets():
+        with moe_native.isa_limit(isa):
             assert_same_bits(back(layer, rows, index, drop_and_pad)[0], needed)
-    finally:
-        moe_native.isa_limit(None)

@@ -48,6 +48,7 @@ typedef struct moe_plan {
 typedef enum moe_data_policy {
     MOE_DATA_REJECT = 0, /* return MOE_ERROR_INVALID before anything is written */
     MOE_DATA_SKIP = 1,   /* leave out the offending element or row, count it in the report, return MOE_OK */
+    MOE_DATA_CHECK = 2,  /* as MOE_DATA_REJECT, but return MOE_OK where the computation would begin */
     MOE_DATA_POLICY_RANGE = INT32_MAX
 } moe_data_policy;
 

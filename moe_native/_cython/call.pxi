@@ -175,6 +175,16 @@ cdef int keep_plan(str op, const moe_plan* plan) except -1:
     return 0
 
 
+# Set by moe_native.backend while some call may be computed elsewhere or is recorded, else None. Says of an operator
+# what computes it and what records it, each a function of its name, arguments and outputs, or None.
+cdef object dispatcher = None
+
+
+def set_dispatcher(function):
+    global dispatcher
+    dispatcher = function
+
+
 cdef enum:
     MAX_TENSORS = 24
 
@@ -189,12 +199,26 @@ cdef class Call:
     cdef list names
     cdef list inputs
     cdef list outputs
+    # What the dispatcher says, and the arguments by name as far as they were read; None when it says nothing.
+    cdef object elsewhere
+    cdef object recorder
+    cdef dict arguments
 
     def __init__(self, str op):
         self.op = op
         self.names = []
         self.inputs = []
         self.outputs = []
+        if dispatcher is not None:
+            self.elsewhere, self.recorder = dispatcher(op)
+            if self.elsewhere is not None or self.recorder is not None:
+                self.arguments = {}
+
+    cdef int note(self, str name, object value) except -1:
+        """Keeps an argument for those who compute elsewhere or record."""
+        if self.arguments is not None:
+            self.arguments[name] = value
+        return 0
 
     cdef moe_tensor* view(self, str name, cnp.ndarray array) except NULL:
         """The next tensor view, over an array that the caller keeps alive."""
@@ -231,6 +255,7 @@ cdef class Call:
         if array is None:
             raise TypeError(f"{self.op}: {name}: {type(value).__name__}, needed an array")
         self.keep(self.inputs, name, array)
+        self.note(name, array)
         return self.view(name, array)
 
     cdef moe_tensor* nz_view(self, str name, cnp.ndarray storage, object shape) except NULL:
@@ -261,10 +286,12 @@ cdef class Call:
     cdef moe_tensor* matrix(self, str name, object value) except? NULL:
         """An array argument that may be an NzArray or a PackedWeight; None is absent (null)."""
         if isinstance(value, packed_weight_class):
+            self.note(name, value)
             return self.packed_view(name, value.array)
         if not isinstance(value, nz_array_class):
             return self.input(name, value)
         storage = value.storage
+        self.note(name, value)
         self.keep(self.inputs, name, storage)
         return self.nz_view(name, storage, value.shape)
 
@@ -337,8 +364,20 @@ cdef class Call:
                     raise ValueError(f"{self.op}: out: the array for {self.names[i]} overlaps {self.names[j]}")
         return 0
 
+    cdef int hand_over(self) except -1:
+        """The call to those who compute elsewhere or record."""
+        outputs = dict(zip(self.names[len(self.inputs):], self.outputs, strict=True))
+        if self.elsewhere is not None:
+            self.elsewhere(self.op, self.arguments, outputs)
+        if self.recorder is not None:
+            self.recorder(self.op, self.arguments, outputs)
+        return 0
+
     cdef int run(self, plan_function plan_it, run_function run_it, const void* args, bint own_outputs) except -1:
-        """Plans and runs. `own_outputs`: all outputs are new arrays, which overlap nothing."""
+        """Plans and runs. `own_outputs`: all outputs are new arrays, which overlap nothing.
+
+        A call that is computed elsewhere is checked here all the same, its data too.
+        """
         cdef moe_plan plan
         cdef moe_run_options options
         cdef void* memory = NULL
@@ -358,17 +397,20 @@ cdef class Call:
                     scratch_of_thread.scratch = scratch
             memory = scratch.at_least(plan.workspace_size)
         memset(&options, 0, sizeof(options))
-        options.data_policy = MOE_DATA_REJECT
+        options.data_policy = MOE_DATA_REJECT if self.elsewhere is None else MOE_DATA_CHECK
         options.undefined_policy = MOE_UNDEFINED_ZERO
         with nogil:
             status = run_it(args, &plan, memory, plan.workspace_size, &options)
         if status != 0:
             raise_last_error()
+        if self.arguments is not None:
+            self.hand_over()
         return 0
 
     cdef int64_t integer(self, str name, object value) except? -1:
         cdef int overflow = 0
         cdef int64_t small
+        self.note(name, value)
         # What nearly every call passes.
         if type(value) is int:
             small = PyLong_AsLongLongAndOverflow(value, &overflow)
@@ -385,6 +427,7 @@ cdef class Call:
         return number
 
     cdef cbool boolean(self, str name, object value) except? False:
+        self.note(name, value)
         if value is True or value is False:
             return value is True
         if not isinstance(value, (bool, np.bool_)):
@@ -392,6 +435,7 @@ cdef class Call:
         return value
 
     cdef double real(self, str name, object value) except? -1.0:
+        self.note(name, value)
         if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
             raise TypeError(f"{self.op}: {name}: {type(value).__name__}, needed a float")
         try:

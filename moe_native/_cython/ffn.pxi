@@ -66,6 +66,7 @@ def ffn(x, weight1, weight2, activation, expert_tokens, expert_tokens_index, bia
         raise TypeError(f"npu_ffn: activation: {type(activation).__name__}, needed a str")
     if "\0" in activation:
         raise ValueError(f"npu_ffn: activation: {activation!r}, needed a name without null characters")
+    call.note("activation", activation)
     encoded = activation.encode("utf-8", "replace")
     args.activation = encoded
     args.x = call.input("x", x)
@@ -90,6 +91,8 @@ def ffn(x, weight1, weight2, activation, expert_tokens, expert_tokens_index, bia
     args.antiquant_offset2 = call.input("antiquant_offset2", antiquant_offset2)
     args.inner_precise = call.integer("inner_precise", inner_precise)
     args.output_dtype = result_dtype(call, "output_dtype", None if deq_scale1 is None else output_dtype)
+    if args.output_dtype != MOE_UNDEFINED:
+        call.note("output_dtype", moe_dtype_name(args.output_dtype).decode())
     args.y = NULL
     fail_if(moe_ffn_shapes(&args, &shape))
     args.y = call.output("the result", out, &shape)

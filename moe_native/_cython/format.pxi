@@ -40,6 +40,7 @@ def nd_to_nz(value, c0, out):
     memset(&args, 0, sizeof(args))
     args.input = call.input("input", value)
     args.acl_format = MOE_FORMAT_NZ
+    call.note("acl_format", 29)
     args.c0 = call.integer("c0", c0)
     fail_if(moe_format_cast_shapes(&args, &needed))
     stored = needed
@@ -61,6 +62,7 @@ def nz_to_nd(value, out):
     memset(&args, 0, sizeof(args))
     args.input = call.matrix("input", value)
     args.acl_format = MOE_FORMAT_ND
+    call.note("acl_format", 2)
     fail_if(moe_format_cast_shapes(&args, &needed))
     args.out = call.output("the result", empty_aligned(&needed) if out is None else out, &needed)
     call.run(<plan_function>moe_format_cast_plan, <run_function>moe_format_cast_run, &args, out is None)

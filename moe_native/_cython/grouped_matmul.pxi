@@ -54,16 +54,12 @@ cdef moe_tensor* column_input(Call call, str name, object value) except? NULL:
 
 cdef int64_t first_entry(Call call, str name, object values, int64_t* size) except? -1:
     """The first of some integers, the only one the core looks at; all of them must be integers."""
-    cdef int64_t first = 0
     if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
         raise TypeError(f"{call.op}: {name}: {type(values).__name__}, needed a list of int")
-    size[0] = 0
-    for entry in values:
-        number = call.integer(name, entry)
-        if size[0] == 0:
-            first = number
-        size[0] += 1
-    return first
+    numbers = [call.integer(name, entry) for entry in values]
+    call.note(name, numbers)
+    size[0] = len(numbers)
+    return numbers[0] if numbers else 0
 
 
 def grouped_matmul_finalize_routing(

@@ -56,6 +56,7 @@ def permute(tokens, routing_map, probs, num_out_tokens, drop_and_pad, out):
     elif args.routing_map != NULL and args.routing_map.rank == 2:
         array = call.inputs[len(call.inputs) - 1]
         args.num_out_tokens = args.routing_map.shape[0] if drop_and_pad else np.count_nonzero(array)
+        call.note("num_out_tokens", args.num_out_tokens)
     args.probs = call.input("probs", probs)
     fail_if(moe_token_permute_with_routing_map_shapes(&args, shapes))
     args.permuted_tokens = call.output("permuted_tokens", out_tokens, &shapes[0])
@@ -89,6 +90,7 @@ def unpermute(permuted_tokens, sorted_indices, restore_shape, probs, routing_map
             raise ValueError(f"{call.op}: restore_shape: {len(sizes)} numbers, needed 2: (tokens, hidden)")
         restored[0] = call.integer("restore_shape", sizes[0])
         restored[1] = call.integer("restore_shape", sizes[1])
+        call.note("restore_shape", sizes)
         args.restore_shape = restored
     args.probs = call.input("probs", probs)
     args.routing_map = call.input("routing_map", routing_map)

@@ -75,6 +75,7 @@ cdef extern from "moe_native/moe_native.h" nogil:
     ctypedef enum moe_data_policy:
         MOE_DATA_REJECT
         MOE_DATA_SKIP
+        MOE_DATA_CHECK
 
     ctypedef enum moe_undefined_policy:
         MOE_UNDEFINED_KEEP

@@ -16,7 +16,7 @@ import numpy as np
 import typer
 
 import moe_native
-from moe_native.cli import report
+from moe_native.cli import device, report
 from moe_native.cli.layer import Layer, Size, Step
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -189,6 +189,11 @@ def bench(
         markdown_file.write_text(seen.markdown())
     if png_file is not None:
         seen.picture(png_file)
+
+
+app.command()(device.verify)
+app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})(device.record)
+app.command()(device.replay)
 
 
 def main() -> None:

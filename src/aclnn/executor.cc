@@ -12,6 +12,7 @@ namespace moe::device {
 namespace {
 
 constexpr uint64_t workspace_unit = 512;
+constexpr size_t most_operands = 20;
 constexpr Status kernel_fault = 507015;
 // Operands that their allocations do not hold are computed in host memory up to this size.
 constexpr size_t largest_stand_in = size_t{1} << 30;
@@ -55,9 +56,10 @@ uint64_t round_up(uint64_t size) {
 // --- Call -----------------------------------------------------------------------------------------------------------
 
 Slot Call::add(const std::string& name, const aclTensor* handle, const char* core_name, bool output, bool required) {
-    Operand operand;
+    if (operands.empty()) operands.reserve(most_operands);
+    Operand& operand = operands.emplace_back();
     operand.name = name;
-    operand.core_name = core_name == nullptr ? name : core_name;
+    operand.core_name = core_name;
     operand.output = output;
     if (handle != nullptr || required) {
         std::shared_ptr<Tensor> tensor;
@@ -68,7 +70,6 @@ Slot Call::add(const std::string& name, const aclTensor* handle, const char* cor
             operand.state = tensor->state();
         }
     }
-    operands.push_back(std::move(operand));
     return {static_cast<int>(operands.size()) - 1};
 }
 
@@ -104,6 +105,8 @@ Status Call::refuse_operand(Status status, Slot slot, const std::string& needed)
 
 Views Call::views() const {
     Views views;
+    views.present.reserve(operands.size());
+    views.tensors.reserve(operands.size());
     for (const Operand& operand : operands) {
         views.present.push_back(operand.tensor != nullptr);
         views.tensors.push_back(operand.tensor == nullptr ? moe_tensor{} : view_of(operand.state, operand.state.data));
@@ -134,8 +137,9 @@ std::string Call::in_words_of_interface(std::string message) const {
             continue;
         }
         const std::string word = message.substr(i, end - i);
-        const auto operand = std::find_if(operands.begin(), operands.end(),
-                                          [&](const Operand& candidate) { return candidate.core_name == word; });
+        const auto operand = std::find_if(operands.begin(), operands.end(), [&](const Operand& candidate) {
+            return word == (candidate.core_name == nullptr ? candidate.name : candidate.core_name);
+        });
         const auto other =
             std::find_if(words_.begin(), words_.end(), [&](const auto& candidate) { return candidate.first == word; });
         out += operand != operands.end() ? operand->name : other != words_.end() ? other->second : camel_case(word);
@@ -424,22 +428,35 @@ Status separate_outputs(Launch& launch, const std::vector<Placed>& placed) {
 // What the operands are by now. Whatever differs from phase 1 is the client's mistake.
 Status resolve_operands(Launch& launch) {
     const Executor& executor = *launch.executor;
-    launch.views = executor.call->views();
-    for (size_t i = 0; i < executor.call->operands.size(); ++i) {
+    const size_t count = executor.call->operands.size();
+    launch.views.present.resize(count);
+    launch.views.tensors.resize(count);
+    for (size_t i = 0; i < count; ++i) {
         const Operand& operand = executor.call->operands[i];
         if (operand.tensor == nullptr) continue;
-        const TensorState now = operand.tensor->state();
+        void* data = nullptr;
+        bool moved = false, redefined = false, planned = false;
+        operand.tensor->look([&](const TensorState& now) {
+            data = operand.replaced ? operand.address : now.data;
+            moved = now.raw_sets != operand.state.raw_sets;
+            redefined = now.redefinitions != operand.state.redefinitions;
+            planned = now.tiles == Tiles::planned;
+        });
         if (operand.tensor->destroyed)
             MOE_DEVICE_TRY(mistake(561103, Rule::tensor_destroyed, operand.name, "a tensor that was destroyed",
                                    "tensors that live until phase 2 has returned", operand.tensor->about()));
-        if (now.raw_sets != operand.state.raw_sets)
-            MOE_DEVICE_TRY(mistake(161002, Rule::raw_address, operand.name, "aclSetRawTensorAddr since phase 1",
+        if (redefined)
+            MOE_DEVICE_TRY(mistake(161002, Rule::repeatable_change, operand.name, "aclInitTensor since phase 1",
+                                   "the shape, dtype and format of phase 1", operand.tensor->about()));
+        if (moved)
+            MOE_DEVICE_TRY(mistake(161002, Rule::raw_address, operand.name, "another address since phase 1",
                                    "the address of phase 1, or aclSetTensorAddr", operand.tensor->about()));
-        if (now.nz_pending && operand.state.format == ACL_FORMAT_FRACTAL_NZ && !operand.output)
-            MOE_DEVICE_TRY(mistake(161002, Rule::nz_not_ready, operand.name,
-                                   "FRACTAL_NZ in name only: its conversion was not run",
-                                   "phase 2 of aclnnTransMatmulWeight before", operand.tensor->about()));
-        launch.views.tensors[i] = view_of(operand.state, operand.replaced ? operand.address : now.data);
+        if (planned && operand.state.format == ACL_FORMAT_FRACTAL_NZ && !operand.output)
+            MOE_DEVICE_TRY(
+                mistake(161002, Rule::nz_not_ready, operand.name, "FRACTAL_NZ in name only: its conversion was not run",
+                        "phase 2 of aclnnTransMatmulWeight or aclnnNpuFormatCast before", operand.tensor->about()));
+        launch.views.present[i] = 1;
+        launch.views.tensors[i] = view_of(operand.state, data);
     }
     return 0;
 }

@@ -28,10 +28,10 @@ struct Operation {
 
 // One tensor argument.
 struct Operand {
-    std::string name;                // as the function of the interface calls it
-    std::string core_name;           // as the core calls it
-    std::shared_ptr<Tensor> tensor;  // null when absent
-    TensorState state;               // as phase 1 saw it
+    std::string name;                 // as the function of the interface calls it
+    const char* core_name = nullptr;  // as the core calls it; null: the same
+    std::shared_ptr<Tensor> tensor;   // null when absent
+    TensorState state;                // as phase 1 saw it
     bool output = false;
     bool touched = true;    // see Call::never_read
     bool tiled = false;     // see Call::may_be_tiled

@@ -235,10 +235,9 @@ void Allocation::close() const {
 
 bool Allocation::guards_intact() const {
     const Opened opened(this);
-    const auto* front = reinterpret_cast<const unsigned char*>(memory.begin) - guard;
-    const auto* back = reinterpret_cast<const unsigned char*>(memory.end);
-    const auto intact = [](unsigned char byte) { return byte == guard_byte; };
-    return std::all_of(front, front + guard, intact) && std::all_of(back, back + guard, intact);
+    static const std::vector<char> intact(guard, static_cast<char>(guard_byte));
+    return std::memcmp(reinterpret_cast<const char*>(memory.begin) - guard, intact.data(), guard) == 0 &&
+           std::memcmp(reinterpret_cast<const char*>(memory.end), intact.data(), guard) == 0;
 }
 
 void Allocation::restore_guards() const {
@@ -483,9 +482,9 @@ void mark_copied(const Copy& copy) {
     if (copy.to.allocation != nullptr) copy.to.allocation->mark_written(range_of(copy.to.address, copy.count));
 }
 
-// Kernels trust what they have checked, so that nothing may write under them: waits for the work of streams with a
-// worker. That of deferred ones may be late, which is what they are for, but does not run before the result is gone.
-[[nodiscard]] std::unique_lock<std::recursive_mutex> before_writing(const std::vector<Mark>& marks) {
+// Keeps the host's access apart from the work on the same memory: waits for streams with a worker. The work of deferred
+// ones may come late, which is what they are for, but not during the access.
+[[nodiscard]] std::unique_lock<std::recursive_mutex> apart_from(const std::vector<Mark>& marks) {
     bool late = false;
     for (const Mark& mark : marks) {
         if (mark.stream == nullptr) continue;
@@ -499,19 +498,18 @@ void mark_copied(const Copy& copy) {
 
 Status copy_now(const Copy& copy) {
     if (copy.count == 0 || copy.to.address == copy.from.address) return 0;
-    std::vector<Mark> readers_and_writers, writers;
+    std::vector<Mark> marks;
     {
         const Lock lock(state_mutex());
-        // Reading while a stream writes gives stale data, as on a card.
         if (copy.to.allocation != nullptr)
-            MOE_DEVICE_TRY(check_host_access(*copy.to.allocation, range_of(copy.to.address, copy.count), true, "dst",
-                                             &readers_and_writers));
+            MOE_DEVICE_TRY(
+                check_host_access(*copy.to.allocation, range_of(copy.to.address, copy.count), true, "dst", &marks));
         if (copy.from.allocation != nullptr)
             MOE_DEVICE_TRY(check_host_access(*copy.from.allocation, range_of(copy.from.address, copy.count), false,
-                                             "src", &writers));
+                                             "src", &marks));
         mark_copied(copy);
     }
-    const auto turn = before_writing(readers_and_writers);
+    const auto turn = apart_from(marks);
     copy_bytes(copy);
     return 0;
 }
@@ -650,7 +648,7 @@ aclError aclrtMemset(void* devPtr, size_t maxCount, int32_t value, size_t count)
             MOE_DEVICE_TRY(check_host_access(*side.allocation, range_of(devPtr, count), true, "devPtr", &marks));
             side.allocation->mark_written(range_of(devPtr, count));
         }
-        const auto turn = before_writing(marks);
+        const auto turn = apart_from(marks);
         const Opened opened(side.allocation.get());
         std::memset(devPtr, value & 0xFF, count);
         return 0;

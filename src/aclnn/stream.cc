@@ -54,18 +54,16 @@ Stream::~Stream() {
 
 uint64_t Stream::submit(Task task) {
     merge(&known, streams().host);
-    const std::lock_guard<std::mutex> lock(mutex_);
-    known[number] = ++submitted_;
-    if (closing_) {  // another thread destroys the stream: nobody would run the task
-        ++done_;
-        return submitted_;
-    }
+    std::unique_lock<std::mutex> lock(mutex_);
+    if (closing_) return submitted_;  // another thread destroys the stream: nobody would run the task
+    // First, because it may fail.
+    if (!deferred_ && !worker_.joinable()) worker_ = std::thread([this] { work(); });
     queue_.push_back(std::move(task));
-    if (!deferred_) {
-        if (!worker_.joinable()) worker_ = std::thread([this] { work(); });
-        changed_.notify_all();
-    }
-    return submitted_;
+    const uint64_t position = ++submitted_;
+    known[number] = position;
+    lock.unlock();
+    if (!deferred_) changed_.notify_all();
+    return position;
 }
 
 void Stream::execute(Task& task) {
@@ -95,7 +93,10 @@ void Stream::finish(Task task, std::unique_lock<std::mutex>& lock, bool run) {
     lock.lock();
     busy_ = false;
     ++done_;
+    // Without the lock, which those who wake take.
+    lock.unlock();
     changed_.notify_all();
+    lock.lock();
 }
 
 void Stream::work() {
@@ -112,20 +113,20 @@ void Stream::work() {
 // Runs one task of a deferred stream here, if the position needs it.
 bool Stream::advance(uint64_t position) {
     std::vector<Mark> marks;
-    uint64_t done;
+    uint64_t next;
     {
         const std::lock_guard<std::mutex> lock(mutex_);
-        if (done_ >= position) return false;
-        done = done_;
-        if (!queue_.empty()) marks = queue_.front().after;
+        next = next_position();
+        // What is left runs on another thread; and what lies behind the position may wait for whoever waits here.
+        if (next > position) return false;
+        marks = queue_.front().after;
     }
     // Without the turn: the worker of a stream that is waited for may need it for another deferred stream.
     for (const Mark& mark : marks)
         if (mark.stream != nullptr) mark.stream->wait(mark.position);
     const std::lock_guard<std::recursive_mutex> turn(deferred_mutex());
     std::unique_lock<std::mutex> lock(mutex_);
-    if (done_ >= position || queue_.empty()) return false;
-    if (done_ != done) return true;  // another thread ran that task: the next one has marks of its own
+    if (next_position() != next) return true;  // another thread took that task: the next one has marks of its own
     Task task = std::move(queue_.front());
     queue_.pop_front();
     finish(std::move(task), lock, true);

@@ -65,6 +65,8 @@ class Stream : public Object {
   private:
     void work();
     bool advance(uint64_t position);
+    // Of the front task; behind all positions when there is none. Under `mutex_`.
+    uint64_t next_position() const { return submitted_ - queue_.size() + 1; }
     void execute(Task& task);
     void finish(Task task, std::unique_lock<std::mutex>& lock, bool run);
 

@@ -171,6 +171,11 @@ bool TensorState::is_dense() const {
     return true;
 }
 
+bool TensorState::is_described_as(const TensorState& other) const {
+    return shape == other.shape && strides == other.strides && storage_shape == other.storage_shape &&
+           offset == other.offset && dtype == other.dtype && format == other.format;
+}
+
 moe_tensor view_of(const TensorState& state, void* data) {
     moe_tensor view = {};
     view.dtype = static_cast<moe_dtype>(state.dtype);
@@ -296,6 +301,7 @@ aclnnStatus aclInitTensor(aclTensor* tensor, const int64_t* viewDims, uint64_t v
         if (viewDims != nullptr) MOE_DEVICE_TRY(check_dims(viewDims, viewDimsNum, "viewDims"));
         if (storageDims != nullptr) MOE_DEVICE_TRY(check_dims(storageDims, storageDimsNum, "storageDims"));
         object->change([&](TensorState& state) {
+            const TensorState before = state;
             if (viewDims != nullptr) state.shape.assign(viewDims, viewDims + viewDimsNum);
             const size_t rank = state.shape.size();
             state.strides = stride == nullptr || viewDims == nullptr ? row_major(state.shape)
@@ -304,9 +310,13 @@ aclnnStatus aclInitTensor(aclTensor* tensor, const int64_t* viewDims, uint64_t v
             state.offset = offset;
             state.dtype = dataType;
             state.format = format;
-            state.nz_pending = false;
+            state.tiles = Tiles::told;
             state.changed_by = nullptr;
             if (tensorData != nullptr) state.data = tensorData;
+            if (!state.is_described_as(before))
+                ++state.redefinitions;
+            else if (state.data != before.data)
+                ++state.raw_sets;
         });
         return 0;
     });

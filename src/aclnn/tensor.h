@@ -12,6 +12,9 @@
 
 namespace moe::device {
 
+// Tiles as the client tells them, or of a conversion: planned by its phase 1, or queued by its phase 2.
+enum class Tiles : uint8_t { told, planned, queued };
+
 // What a client said about a tensor. Strides and offset count elements.
 struct TensorState {
     std::vector<int64_t> shape, strides, storage_shape;
@@ -19,11 +22,14 @@ struct TensorState {
     aclDataType dtype = ACL_DT_UNDEFINED;
     aclFormat format = ACL_FORMAT_UNDEFINED;
     void* data = nullptr;              // of the storage
-    bool nz_pending = false;           // FRACTAL_NZ since phase 1 of TransMatmulWeight, whose phase 2 has not run yet
-    uint64_t raw_sets = 0;             // calls of aclSetRawTensorAddr
+    Tiles tiles = Tiles::told;         // what is known about the contents in FRACTAL_NZ
+    uint64_t raw_sets = 0;             // changes of the address by the client
+    uint64_t redefinitions = 0;        // and of anything else
     const char* changed_by = nullptr;  // the operator whose phase 1 changed dtype or shape
 
     bool has_elements() const;
+    // All the same but the address.
+    bool is_described_as(const TensorState& other) const;
     // Row-major without gaps from the first viewed element on.
     bool is_dense() const;
 };
@@ -36,6 +42,11 @@ class Tensor : public Object {
     TensorState state() const {
         const std::lock_guard<std::mutex> lock(mutex_);
         return state_;
+    }
+    template <class Look>
+    void look(Look&& look) const {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        look(state_);
     }
     template <class Change>
     void change(Change&& change) {

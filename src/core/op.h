@@ -8,7 +8,8 @@
 //         Status resolve(Outputs outputs);     // every check that needs no tensor data; fills members
 //         void shapes(Tensor* outputs) const;  // after resolve
 //         void book(Ledger& ledger);           // after resolve
-//         Status run(const Workspace& workspace, const RunContext& context);  // after book
+//         // After book. Calls context.data_checked() when tensor data is checked, and has written no output until then.
+//         Status run(const Workspace& workspace, const RunContext& context);
 //     };
 //     MOE_DEFINE_OPERATOR(FinalizeRouting, moe_finalize_routing)
 #pragma once
@@ -40,6 +41,10 @@ class RunContext {
 
     bool skips_bad_data() const { return options_.data_policy == MOE_DATA_SKIP; }
     bool zeroes_undefined() const { return options_.undefined_policy == MOE_UNDEFINED_ZERO; }
+
+    // With MOE_DATA_CHECK the end of a run, which is no failure.
+    Status data_checked() const { return options_.data_policy == MOE_DATA_CHECK ? only_checked : Status{MOE_OK}; }
+    static constexpr Status only_checked = -1;
 
     // Bad data at a flat position of an argument. With MOE_DATA_REJECT fails with `needed` as the message's
     // end; with MOE_DATA_SKIP counts it and returns MOE_OK, and the caller leaves the element out. Not for
@@ -129,11 +134,12 @@ Status op_run(const typename Op::Args* args, const moe_plan* plan, void* memory,
     if (memory_size < own.workspace_size)
         return fail(MOE_ERROR_INVALID, Kind::runtime, "workspace", "%llu bytes, needed %llu",
                     static_cast<unsigned long long>(memory_size), static_cast<unsigned long long>(own.workspace_size));
-    if (options != nullptr && (options->data_policy > MOE_DATA_SKIP || options->undefined_policy > MOE_UNDEFINED_ZERO))
-        return fail(MOE_ERROR_INVALID, Kind::value, "options", "policies %d and %d, needed 0 or 1 each",
+    if (options != nullptr && (options->data_policy > MOE_DATA_CHECK || options->undefined_policy > MOE_UNDEFINED_ZERO))
+        return fail(MOE_ERROR_INVALID, Kind::value, "options", "policies %d and %d, needed 0 to 2 and 0 or 1",
                     static_cast<int>(options->data_policy), static_cast<int>(options->undefined_policy));
     const Workspace workspace(own, memory);
-    MOE_TRY(op.run(workspace, RunContext(options)));
+    const Status status = op.run(workspace, RunContext(options));
+    if (status != MOE_OK && status != RunContext::only_checked) return status;
     return workspace.verify();
 }
 

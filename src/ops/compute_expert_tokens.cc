@@ -40,7 +40,8 @@ class ComputeExpertTokens {
         out_.book(args_.out, "out", ledger);
     }
 
-    Status run(const Workspace& workspace, const RunContext&) {
+    Status run(const Workspace& workspace, const RunContext& context) {
+        MOE_TRY(context.data_checked());
         MOE_TRY(ids_.load(workspace));
         MOE_TRY(out_.load(workspace));
         for (int64_t expert = 0; expert < args_.num_expert; expert += lanes)

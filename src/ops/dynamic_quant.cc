@@ -50,6 +50,7 @@ class DynamicQuant {
             ends_ = workspace.at<int64_t>(ends_piece_);
             MOE_TRY(resolve_groups(context));
         }
+        MOE_TRY(context.data_checked());
         // A thread pays from about 64 KiB of rows on.
         const int64_t grain = 1 + 16 * 1024 / std::max<int64_t>(1, hidden_);
         const RowCopies copies(y_.data<char>(), rows_, hidden_);

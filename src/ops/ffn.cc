@@ -38,6 +38,7 @@ class Ffn {
             ends[0] = problem_.rows;
         else
             MOE_TRY(read_expert_tokens(args_, problem_.rows, context, ends));
+        MOE_TRY(context.data_checked());
         MOE_TRY(operands_.load(workspace));
         if (quantised())
             int8_.run(problem_, operands_, args_, ends, workspace);

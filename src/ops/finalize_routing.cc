@@ -50,6 +50,7 @@ class FinalizeRouting {
             MOE_TRY(input->load(workspace));
         MOE_TRY(out_.load(workspace));
         MOE_TRY(check_indices(context));
+        MOE_TRY(context.data_checked());
         const RowKernels& kernels = row_kernels();
         char* const zeros = workspace.at<char>(zeros_);
         if (padded()) std::fill_n(zeros, row_bytes_, char{0});

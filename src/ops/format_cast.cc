@@ -53,7 +53,8 @@ class FormatCast {
         copy_ = ledger.book("input", static_cast<uint64_t>(count * size()));
     }
 
-    Status run(const Workspace& workspace, const RunContext&) {
+    Status run(const Workspace& workspace, const RunContext& context) {
+        MOE_TRY(context.data_checked());
         MOE_TRY(has_data(args_.input, "input"));
         MOE_TRY(has_data(args_.out, "out"));
         if (element_count(*args_.input) == 0) return MOE_OK;

@@ -47,6 +47,7 @@ class GatingTopK {
     }
 
     Status run(const Workspace& workspace, const RunContext& context) {
+        MOE_TRY(context.data_checked());
         MOE_TRY(x_.load(workspace));
         MOE_TRY(bias_.load(workspace));
         MOE_TRY(y_.load(workspace));

@@ -169,7 +169,8 @@ class GatingTopKSoftmax : public SoftmaxGating<moe_gating_top_k_softmax_args> {
             rounded_ = ledger.book<uint16_t>("rounded scores", threads_ * 2 * padded(experts_));
     }
 
-    Status run(const Workspace& workspace, const RunContext&) {
+    Status run(const Workspace& workspace, const RunContext& context) {
+        MOE_TRY(context.data_checked());
         MOE_TRY(load_common(workspace));
         MOE_TRY(row_idx_.load(workspace));
         if (args_.k == 0) return MOE_OK;
@@ -243,7 +244,8 @@ class GatingTopKSoftmaxV2 : public SoftmaxGating<moe_gating_top_k_softmax_v2_arg
         if (returns_softmax()) softmax_.book(args_.softmax, "softmax", ledger);
     }
 
-    Status run(const Workspace& workspace, const RunContext&) {
+    Status run(const Workspace& workspace, const RunContext& context) {
+        MOE_TRY(context.data_checked());
         MOE_TRY(load_common(workspace));
         MOE_TRY(softmax_.load(workspace));
         if (experts_ == 0) return MOE_OK;

@@ -60,6 +60,7 @@ class GroupedMatmulFinalizeRouting {
         MOE_TRY(experts_.load(workspace, context));
         target_ = workspace.at<int64_t>(target_piece_);
         MOE_TRY(read_targets(context));
+        MOE_TRY(context.data_checked());
         row_sum_ = workspace.at<float>(row_sum_piece_);
         product_.load(workspace, x_.data<int8_t>(), weights_.int4() ? scale_.data<int64_t>() : nullptr, n_);
         const RowKernels& rows = row_kernels();

@@ -57,6 +57,7 @@ class GroupedMatmulSwigluQuant {
         MOE_TRY(weights_.load());
         for (Output* output : {&output_, &output_scale_, &output_offset_}) MOE_TRY(output->load(workspace));
         MOE_TRY(experts_.load(workspace, context));
+        MOE_TRY(context.data_checked());
         const RowKernels& rows = row_kernels();
         const IgemmKernels& kernels = igemm_kernels();
         if (m_ > 0)

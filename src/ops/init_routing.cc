@@ -64,6 +64,7 @@ class InitRouting {
     }
 
     Status run(const Workspace& workspace, const RunContext& context) {
+        MOE_TRY(context.data_checked());
         const bool zero = context.zeroes_undefined();
         for (Input* input : {&x_, &ids_, &scale_, &offset_}) MOE_TRY(input->load(workspace));
         for (Output* output : {&expanded_x_, &row_idx_}) MOE_TRY(output->load(workspace));

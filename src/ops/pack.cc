@@ -45,7 +45,8 @@ class Pack {
         stage_piece_ = ledger.book("rows of a panel", static_cast<uint64_t>(ledger.threads() * stage_bytes));
     }
 
-    Status run(const Workspace& workspace, const RunContext&) {
+    Status run(const Workspace& workspace, const RunContext& context) {
+        MOE_TRY(context.data_checked());
         MOE_TRY(weights_.load());
         MOE_TRY(has_data(args_.out, "out"));
         packed_.data = static_cast<char*>(args_.out->data) + MOE_PACKED_HEADER;

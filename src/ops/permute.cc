@@ -60,10 +60,12 @@ class Permute {
         if (rows_ == 0) return MOE_OK;
         for (Input* input : {&tokens_, &map_, &probs_}) MOE_TRY(input->load(workspace));
         for (Output* output : {&permuted_tokens_, &permuted_probs_, &sorted_indices_}) MOE_TRY(output->load(workspace));
-        if (args_.drop_and_pad)
+        if (args_.drop_and_pad) {
+            MOE_TRY(context.data_checked());
             run_padded(workspace);
-        else
+        } else {
             MOE_TRY(run_dropless(workspace, context));
+        }
         for (const Output* output : {&permuted_tokens_, &permuted_probs_, &sorted_indices_}) output->store();
         return MOE_OK;
     }
@@ -207,6 +209,7 @@ class Permute {
         if (std::any_of(ragged, ragged + blocks_.count, [](uint8_t r) { return r != 0; }))
             MOE_TRY(check_row_counts(context, map_.data<uint8_t>(), token_count_, expert_count_, experts_per_token,
                                      "num_out_tokens // tokens"));
+        MOE_TRY(context.data_checked());
         // Pairs beyond the last row, which a ragged map may have, are left out: each block counts those it keeps.
         std::fill_n(first, blocks_.count, int64_t{0});
         int64_t row = 0;

@@ -35,7 +35,8 @@ class Swiglu {
         out_.book(args_.out, "out", ledger);
     }
 
-    Status run(const Workspace& workspace, const RunContext&) {
+    Status run(const Workspace& workspace, const RunContext& context) {
+        MOE_TRY(context.data_checked());
         MOE_TRY(input_.load(workspace));
         MOE_TRY(out_.load(workspace));
         const RowKernels& kernels = row_kernels();

@@ -64,9 +64,12 @@ class Unpermute {
         for (Output* output : {&unpermuted_, &out_index_, &permuted_token_id_, &permute_probs_})
             MOE_TRY(output->load(workspace));
         if (empty()) {
+            MOE_TRY(context.data_checked());
             if (context.zeroes_undefined()) zero_all();
         } else {
             MOE_TRY(check_indices(context));
+            // The map is read with probabilities only, and checked where that happens.
+            if (args_.drop_and_pad || !probs_) MOE_TRY(context.data_checked());
             if (args_.drop_and_pad)
                 run_padded(workspace);
             else
@@ -313,6 +316,7 @@ class Unpermute {
         if (std::any_of(ragged, ragged + blocks_.count, [](uint8_t r) { return r != 0; }))
             MOE_TRY(check_row_counts(context, map_.data<uint8_t>(), token_count_, expert_count_, experts_per_token,
                                      "indices per token"));
+        MOE_TRY(context.data_checked());
         int64_t selected = 0;
         for (int64_t block = 0; block < blocks_.count; ++block) {
             const int64_t count = first[block];

@@ -86,6 +86,36 @@ TEST_CASE("of many threads that run a one-shot executor, one does") {
     CHECK(findings.rules() == Rules{});
 }
 
+TEST_CASE("a worker waits for the part of a deferred stream that another thread runs, not for what is behind it") {
+    Session session;
+    Findings findings;
+    constexpr size_t large = 64 << 20;
+    const Buffer slow(large), less(large / 4), shared(64);
+    aclrtStream late = nullptr;
+    {
+        const WithOption deferred(MOE_ACLNN_OPTION_DEFERRED);
+        REQUIRE(aclrtCreateStream(&late) == 0);
+    }
+    for (int round = 0; round < 4; ++round) {
+        CHECK(aclrtMemsetAsync(slow.data, large, 0, large, late) == 0);
+        CHECK(aclrtMemsetAsync(less.data, less.size, 0, less.size, session.stream) == 0);
+        std::thread waits([late] {
+            aclrtSetDevice(0);
+            aclrtSynchronizeStream(late);
+            aclrtResetDevice(0);
+        });
+        // The worker needs the fill that the thread runs; the last one needs the worker.
+        CHECK(aclrtMemcpyAsync(shared.data, 64, slow.data, 64, ACL_MEMCPY_DEVICE_TO_DEVICE, session.stream) == 0);
+        CHECK(aclrtMemsetAsync(shared.data, 64, 1, 64, late) == 0);
+        waits.join();
+        CHECK(session.synchronise() == 0);
+        CHECK(aclrtSynchronizeStream(late) == 0);
+        CHECK(shared.read<char>() == std::vector<char>(64, 1));
+    }
+    CHECK(findings.rules().size() == 8);  // two a round: nothing orders the streams
+    CHECK(aclrtDestroyStream(late) == 0);
+}
+
 TEST_CASE("a forked child finds the device lost, and does not hang") {
     Session session;
     const Array<int32_t> in({6}, {0, 0, 1, 1, 2, 2}), out({3});

@@ -250,6 +250,38 @@ TEST_CASE("tensors have to live, and to keep their address, until phase 2") {
     aclGetRecentErrMsg();
 }
 
+TEST_CASE("tensors that are told anew between the phases") {
+    Findings findings;
+    for (const moe_aclnn_mode mode : {MOE_ACLNN_COMPAT, MOE_ACLNN_REAL, MOE_ACLNN_STRICT}) {
+        const InMode in_mode(mode);
+        Session session;
+        const Buffer in(sorted), other(sorted), out(std::vector<int32_t>(3));
+        aclTensor* from = make_tensor({6}, ACL_INT32, in.data);
+        aclTensor* to = make_tensor({3}, ACL_INT32, out.data);
+        const auto tell = [from](int64_t length, void* data) {
+            CHECK(aclInitTensor(from, &length, 1, ACL_INT32, nullptr, 0, ACL_FORMAT_ND, &length, 1, data) == 0);
+        };
+        const aclnnStatus refused = mode == MOE_ACLNN_STRICT ? 161002 : 0;
+        aclOpExecutor* executor = plan(from, to);
+        tell(6, in.data);  // the same
+        CHECK(launch(executor, session) == 0);
+        CHECK(findings.rules() == Rules{});
+        executor = plan(from, to);
+        tell(6, other.data);
+        CHECK(launch(executor, session) == refused);
+        CHECK(findings.rules() == Rules{"raw-address"});
+        executor = plan(from, to);
+        tell(5, nullptr);
+        CHECK(launch(executor, session) == refused);
+        CHECK(findings.rules() == Rules{"repeatable-change"});
+        CHECK(session.synchronise() == 0);
+        CHECK(out.read<int32_t>() == ends);  // what phase 1 saw
+        CHECK(aclDestroyTensor(from) == 0);
+        CHECK(aclDestroyTensor(to) == 0);
+    }
+    aclGetRecentErrMsg();
+}
+
 TEST_CASE("operands outside of live device memory are not executed") {
     Findings findings;
     for (const moe_aclnn_mode mode : {MOE_ACLNN_COMPAT, MOE_ACLNN_REAL, MOE_ACLNN_STRICT}) {

@@ -7,12 +7,15 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <map>
 #include <memory>
 #include <set>
 #include <sstream>
 #include <string>
 
 #include "functions.h"
+
+extern const named_function acl_binding_functions[];
 
 namespace {
 
@@ -76,6 +79,18 @@ TEST_CASE("types are stated for exactly the list") {
     }
     CHECK(names == listed());
     CHECK(names.size() == 185);
+}
+
+TEST_CASE("acl_binding declares functions of the list, at the addresses that C finds") {
+    std::map<std::string, any_function> addresses;
+    for (const named_function* function = functions; function->name != nullptr; ++function)
+        addresses[function->name] = function->address;
+    size_t count = 0;
+    for (const named_function* function = acl_binding_functions; function->name != nullptr; ++function, ++count) {
+        const bool same = addresses[function->name] == function->address;
+        CHECK_MESSAGE(same, function->name);
+    }
+    CHECK(count > 150);
 }
 
 TEST_CASE("libraries export exactly the list") {

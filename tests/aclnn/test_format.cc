@@ -201,6 +201,35 @@ TEST_CASE("NpuFormatCast there and back gives the bits of the core, silently, in
     CHECK_MESSAGE(findings.rules(true).empty(), findings.text());
 }
 
+TEST_CASE("a tensor is FRACTAL_NZ in name only until its conversion has run") {
+    Findings findings;
+    for (const moe_aclnn_mode mode : every_mode)
+        for (const bool in_place : {false, true}) {
+            const InMode in_mode(mode);
+            Session session;
+            Data plain = numbers({32, 32}, ACL_INT8);
+            const OnDevice source(plain), apart(Data::blank({32, 32}, ACL_INT8).tiled());
+            OnDevice back(Data::blank({32, 32}, ACL_INT8));
+            aclTensor* const tiles = in_place ? source : apart;
+            const FirstPhase conversion = in_place ? trans(source) : cast(source, apart);
+            uint64_t size = 0;
+            aclOpExecutor* executor = nullptr;
+            REQUIRE(conversion(&size, &executor) == 0);
+            CHECK(run(session, cast(tiles, back), aclnnNpuFormatCast) == (mode == MOE_ACLNN_STRICT ? 161002 : 0));
+            CHECK(findings.rules() == Rules{"nz-not-ready"});
+            CHECK(run(session, in_place ? aclnnTransMatmulWeight : aclnnNpuFormatCast, size, executor) == 0);
+            CHECK(run(session, cast(tiles, back), aclnnNpuFormatCast) == 0);
+            CHECK(back.read() == plain.bytes);
+            if (in_place) continue;
+            // The tiles of the first conversion are there until the second one runs.
+            REQUIRE(conversion(&size, &executor) == 0);
+            CHECK(run(session, cast(tiles, back), aclnnNpuFormatCast) == 0);
+            CHECK(aclDestroyAclOpExecutor(executor) == 0);
+            CHECK_MESSAGE(findings.rules(true).empty(), findings.text());
+        }
+    aclGetRecentErrMsg();
+}
+
 TEST_CASE("the size and format of a cast: refusals, and what official examples pass") {
     for (const moe_aclnn_mode mode : every_mode) {
         const InMode in_mode(mode);

@@ -105,6 +105,43 @@ TEST_CASE("V2 with padding: slots, dropped rows, counts before the capacity") {
     CHECK(findings.rules(true) == Rules{});
 }
 
+TEST_CASE("V2: ids that are no expert's are bad data") {
+    Findings findings;
+    for (const moe_aclnn_mode mode : {MOE_ACLNN_COMPAT, MOE_ACLNN_REAL, MOE_ACLNN_STRICT}) {
+        const InMode in_mode(mode);
+        Session session;
+        V2 of;
+        of.flag = 2;
+        const Array<int32_t> wrong({3, 2}, {1, 2, 0, 5, -1, 2});
+        Array<float> out({6, 4}, -1.0f);
+        uint64_t size = 0;
+        aclOpExecutor* executor = nullptr;
+        REQUIRE(aclnnMoeInitRoutingV2GetWorkspaceSize(of.x, wrong, 0, 0, 3, 0, 2, false, out, of.row_idx, of.counts,
+                                                      nullptr, &size, &executor) == 0);
+        CHECK(run(session, aclnnMoeInitRoutingV2, size, executor) == (mode == MOE_ACLNN_COMPAT ? 0
+                                                                      : mode == MOE_ACLNN_REAL ? 507015
+                                                                                               : 161002));
+        CHECK(contains(findings.text(), "expertIdx: 5 at position 3"));
+        CHECK(findings.rules(true) == Rules{"data-range"});
+        if (mode == MOE_ACLNN_COMPAT) {
+            CHECK(of.counts.read() == std::vector<int32_t>{1, 1, 2});
+            CHECK(of.row_idx.read() == std::vector<int32_t>{1, 2, 0, -1, -1, 3});
+        } else {
+            CHECK(contains(error_text(), "needed 0 to 2"));
+            CHECK(of.counts.read() == std::vector<int32_t>(3, -9));
+            CHECK(of.row_idx.read() == std::vector<int32_t>(6, -9));
+            CHECK(out.read() == std::vector<float>(24, -1.0f));
+        }
+        // Without counts nobody asks for the number of experts.
+        const Array<int32_t> any({3, 2}, {1, 2, 0, 5, 9, 2});
+        REQUIRE(aclnnMoeInitRoutingV2GetWorkspaceSize(of.x, any, 0, 0, 3, 0, 0, false, out, of.row_idx, nullptr,
+                                                      nullptr, &size, &executor) == 0);
+        CHECK(run(session, aclnnMoeInitRoutingV2, size, executor) == 0);
+        CHECK(of.row_idx.read() == std::vector<int32_t>{1, 2, 0, 4, 5, 3});
+        CHECK(findings.rules(true) == Rules{});
+    }
+}
+
 TEST_CASE("V2: what is refused") {
     Session session;
     V2 of;

@@ -59,6 +59,7 @@ QUANT = {
 QUANTISED = [[202.5, 77, -8.375], [24, 1.5, -0.375]]
 PACKED = {n: packed(QUANT[n]) for n in ("deq_scale1", "deq_scale2")}
 NOISY = {n: words | np.uint64(1 << 46 | 0x1FFF) for n, words in PACKED.items()}
+DEQ_BF16 = {n: QUANT[n].astype(bfloat16) for n in PACKED}
 ANTIQUANT = {
     "x": X,
     "weight1": np.array([[3, -5], [7, 2]], I8),

@@ -93,6 +93,24 @@ TEST_CASE("unpermute: worked numbers; what dropless does not define keeps its co
     CHECK(padded.out_probs == std::vector<float>{1, .5f, 32, 2, 4, 64, 2, 8});
 }
 
+TEST_CASE("unpermute: checking data finds what a run finds, and writes nothing") {
+    const moe_run_options check{MOE_DATA_CHECK, MOE_UNDEFINED_ZERO, nullptr};
+    for (const bool drop_and_pad : {false, true})
+        for (const bool probs : {false, true}) {
+            Layer layer(drop_and_pad);
+            if (!probs) layer.args.probs = nullptr;
+            if (!probs) layer.args.permute_probs = nullptr;
+            REQUIRE(layer.run(&check) == MOE_OK);
+            CHECK(layer.untouched());
+            layer.index[1] = 1000;
+            CHECK(layer.run(&check) == MOE_ERROR_INVALID);
+            CHECK(moe_last_error()->kind == MOE_KIND_DATA);
+            CHECK(layer.untouched());
+        }
+    const moe_run_options unknown{static_cast<moe_data_policy>(3), MOE_UNDEFINED_ZERO, nullptr};
+    CHECK(Layer().run(&unknown) == MOE_ERROR_INVALID);
+}
+
 TEST_CASE("unpermute: optional outputs and inputs") {
     Layer dropless;
     dropless.args.out_index = dropless.args.permuted_token_id = dropless.args.permute_probs = nullptr;

@@ -13,18 +13,22 @@ constexpr Operation ffn = {"aclnnFFN", false, 561000, 561000};
 constexpr Operation ffn_v2 = {"aclnnFFNV2", false, 561000, 561000};
 constexpr Operation ffn_v3 = {"aclnnFFNV3", false, 561000, 561000};
 
+// Expert tokens: numbers of the host, or a tensor, which is read when the work runs.
+struct Tokens {
+    const aclIntArray* array = nullptr;
+    bool on_device = false;
+    const aclTensor* tensor = nullptr;
+};
+
 struct Arguments {
     const aclTensor *x, *weight1, *weight2;
-    const aclIntArray* host_tokens;
-    bool device_tokens;  // a tensor, which is read when the work runs
-    const aclTensor* expert_tokens;
+    Tokens tokens;
     const aclTensor *bias1, *bias2, *scale, *offset, *deq_scale1, *deq_scale2;
     const aclTensor *antiquant_scale1, *antiquant_scale2, *antiquant_offset1, *antiquant_offset2;
     const char* activation;
     int64_t inner_precise;
     bool tokens_index;
     const aclTensor* y;
-    const char* suffix;  // of the names of optional arguments
 };
 
 // The core looks at the activation before it looks for the tensors.
@@ -54,15 +58,15 @@ struct HostTokens {
 Status translate(Call& call, const Arguments& of, bool has_places) {
     MOE_DEVICE_TRY(check_activation(call, of.activation));
     const auto optional = [&](const char* name, const char* core_name, const aclTensor* handle) {
-        return call.optional_input(std::string(name) + of.suffix, handle, core_name);
+        return call.optional_input(std::string(name) + (of.tokens.on_device ? "Optional" : ""), handle, core_name);
     };
     const char* core_tokens = of.tokens_index ? "expert_tokens_index" : "expert_tokens";
     const Slot x = call.input("x", of.x);
     const Slot weight1 = call.input("weight1", of.weight1);
     const Slot weight2 = call.input("weight2", of.weight2);
     Slot tokens;
-    if (of.device_tokens)
-        tokens = call.optional_input("expertTokensOptional", of.expert_tokens, core_tokens);
+    if (of.tokens.on_device)
+        tokens = call.optional_input("expertTokensOptional", of.tokens.tensor, core_tokens);
     else
         call.rename(core_tokens, "expertTokens");
     const Slot bias1 = optional("bias1", "bias1", of.bias1);
@@ -81,7 +85,7 @@ Status translate(Call& call, const Arguments& of, bool has_places) {
         return call.refuse_operand(161002, deq_scale2, "the dtype of " + call.name(deq_scale1));
     if (!has_places) return 0;  // which is refused at this point
     const auto host = std::make_shared<HostTokens>();
-    MOE_DEVICE_TRY(array_values(of.host_tokens, "expertTokens", &host->values));
+    MOE_DEVICE_TRY(array_values(of.tokens.array, "expertTokens", &host->values));
     const auto experts = static_cast<int64_t>(host->values.size());
     host->tensor = moe_tensor_make(host->values.data(), MOE_INT64, 1, &experts);
     MOE_DEVICE_TRY(check_columns(call, x, weight2));
@@ -102,7 +106,7 @@ Status translate(Call& call, const Arguments& of, bool has_places) {
         args.x = view[x];
         args.weight1 = view[weight1];
         args.weight2 = view[weight2];
-        args.expert_tokens = of.device_tokens ? view[tokens] : &host->tensor;
+        args.expert_tokens = of.tokens.on_device ? view[tokens] : &host->tensor;
         args.bias1 = view[bias1];
         args.bias2 = view[bias2];
         args.scale = view[scale];
@@ -117,14 +121,38 @@ Status translate(Call& call, const Arguments& of, bool has_places) {
         args.inner_precise = of.inner_precise;
         args.output_dtype = view[y]->dtype;
         args.tokens_index = of.tokens_index;
-        args.tokens_known = !of.device_tokens;
+        args.tokens_known = !of.tokens.on_device;
         args.y = view[y];
         return args;
     });
     return 0;
 }
 
-aclnnStatus plan(const Operation& operation, const Arguments& of, uint64_t* workspace_size, aclOpExecutor** executor) {
+aclnnStatus plan(const Operation& operation, const aclTensor* x, const aclTensor* weight1, const aclTensor* weight2,
+                 const Tokens& tokens, const aclTensor* bias1, const aclTensor* bias2, const aclTensor* scale,
+                 const aclTensor* offset, const aclTensor* deq_scale1, const aclTensor* deq_scale2,
+                 const aclTensor* antiquant_scale1, const aclTensor* antiquant_scale2,
+                 const aclTensor* antiquant_offset1, const aclTensor* antiquant_offset2, const char* activation,
+                 int64_t inner_precise, bool tokens_index, const aclTensor* y, uint64_t* workspace_size,
+                 aclOpExecutor** executor) {
+    const Arguments of = {x,
+                          weight1,
+                          weight2,
+                          tokens,
+                          bias1,
+                          bias2,
+                          scale,
+                          offset,
+                          deq_scale1,
+                          deq_scale2,
+                          antiquant_scale1,
+                          antiquant_scale2,
+                          antiquant_offset1,
+                          antiquant_offset2,
+                          activation,
+                          inner_precise,
+                          tokens_index,
+                          y};
     return first_phase(operation, workspace_size, executor, [&](Call& call) {
         return translate(call, of, workspace_size != nullptr && executor != nullptr);
     });
@@ -140,29 +168,9 @@ aclnnStatus aclnnFFNGetWorkspaceSize(const aclTensor* x, const aclTensor* weight
                                      const aclTensor* antiquantOffset2, const char* activation, int64_t innerPrecise,
                                      const aclTensor* y, uint64_t* workspaceSize, aclOpExecutor** executor) {
     return entry(MOE_HERE, [&] {
-        return plan(ffn,
-                    {x,
-                     weight1,
-                     weight2,
-                     expertTokens,
-                     false,
-                     nullptr,
-                     bias1,
-                     bias2,
-                     scale,
-                     offset,
-                     deqScale1,
-                     deqScale2,
-                     antiquantScale1,
-                     antiquantScale2,
-                     antiquantOffset1,
-                     antiquantOffset2,
-                     activation,
-                     innerPrecise,
-                     false,
-                     y,
-                     ""},
-                    workspaceSize, executor);
+        return plan(ffn, x, weight1, weight2, {expertTokens}, bias1, bias2, scale, offset, deqScale1, deqScale2,
+                    antiquantScale1, antiquantScale2, antiquantOffset1, antiquantOffset2, activation, innerPrecise,
+                    false, y, workspaceSize, executor);
     });
 }
 
@@ -175,29 +183,9 @@ aclnnStatus aclnnFFNV2GetWorkspaceSize(const aclTensor* x, const aclTensor* weig
                                        bool tokensIndexFlag, const aclTensor* y, uint64_t* workspaceSize,
                                        aclOpExecutor** executor) {
     return entry(MOE_HERE, [&] {
-        return plan(ffn_v2,
-                    {x,
-                     weight1,
-                     weight2,
-                     expertTokens,
-                     false,
-                     nullptr,
-                     bias1,
-                     bias2,
-                     scale,
-                     offset,
-                     deqScale1,
-                     deqScale2,
-                     antiquantScale1,
-                     antiquantScale2,
-                     antiquantOffset1,
-                     antiquantOffset2,
-                     activation,
-                     innerPrecise,
-                     tokensIndexFlag,
-                     y,
-                     ""},
-                    workspaceSize, executor);
+        return plan(ffn_v2, x, weight1, weight2, {expertTokens}, bias1, bias2, scale, offset, deqScale1, deqScale2,
+                    antiquantScale1, antiquantScale2, antiquantOffset1, antiquantOffset2, activation, innerPrecise,
+                    tokensIndexFlag, y, workspaceSize, executor);
     });
 }
 
@@ -210,29 +198,9 @@ aclnnStatus aclnnFFNV3GetWorkspaceSize(const aclTensor* x, const aclTensor* weig
                                        bool tokensIndexFlag, const aclTensor* y, uint64_t* workspaceSize,
                                        aclOpExecutor** executor) {
     return entry(MOE_HERE, [&] {
-        return plan(ffn_v3,
-                    {x,
-                     weight1,
-                     weight2,
-                     nullptr,
-                     true,
-                     expertTokens,
-                     bias1,
-                     bias2,
-                     scale,
-                     offset,
-                     deqScale1,
-                     deqScale2,
-                     antiquantScale1,
-                     antiquantScale2,
-                     antiquantOffset1,
-                     antiquantOffset2,
-                     activation,
-                     innerPrecise,
-                     tokensIndexFlag,
-                     y,
-                     "Optional"},
-                    workspaceSize, executor);
+        return plan(ffn_v3, x, weight1, weight2, {nullptr, true, expertTokens}, bias1, bias2, scale, offset, deqScale1,
+                    deqScale2, antiquantScale1, antiquantScale2, antiquantOffset1, antiquantOffset2, activation,
+                    innerPrecise, tokensIndexFlag, y, workspaceSize, executor);
     });
 }
 

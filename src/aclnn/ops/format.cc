@@ -106,10 +106,10 @@ aclnnStatus aclnnTransMatmulWeightGetWorkspaceSize(aclTensor* mmWeightRef, uint6
                 tensor->change([&](TensorState& state) {
                     state.format = ACL_FORMAT_FRACTAL_NZ;
                     state.storage_shape = storage;
-                    state.nz_pending = true;
+                    state.tiles = Tiles::planned;
                 });
             };
-            call.queued = [tensor] { tensor->change([](TensorState& state) { state.nz_pending = false; }); };
+            call.queued = [tensor] { tensor->change([](TensorState& state) { state.tiles = Tiles::queued; }); };
             call.compute(MOE_CORE(moe_format_cast), [=](const Views& view) {
                 return moe_format_cast_args{view[before], MOE_FORMAT_NZ, 0, true, view[after]};
             });
@@ -185,6 +185,18 @@ aclnnStatus aclnnNpuFormatCastGetWorkspaceSize(const aclTensor* srcTensor, aclTe
                               text("%lld", static_cast<long long>(c0)), call.tensor(slot)->about());
             }
             const bool to_nz = target.format == ACL_FORMAT_FRACTAL_NZ;
+            // Of a second conversion the tiles of the first are there meanwhile.
+            const std::shared_ptr<Tensor> tensor = call.tensor(to);
+            call.planned = [tensor, to_nz] {
+                tensor->change([&](TensorState& state) {
+                    if (to_nz && state.tiles == Tiles::told) state.tiles = Tiles::planned;
+                });
+            };
+            call.queued = [tensor, to_nz] {
+                tensor->change([&](TensorState& state) {
+                    if (to_nz) state.tiles = Tiles::queued;
+                });
+            };
             call.compute(MOE_CORE(moe_format_cast), [=](const Views& view) {
                 return moe_format_cast_args{view[from], to_nz ? MOE_FORMAT_NZ : MOE_FORMAT_ND, c0, false, view[to]};
             });

@@ -162,7 +162,33 @@ Status translate(Call& call, const Version& version, const Arguments& of) {
     return 0;
 }
 
-aclnnStatus plan(const Version& version, const Arguments& of, uint64_t* workspace_size, aclOpExecutor** executor) {
+aclnnStatus plan(const Version& version, const aclTensor* x1, const aclTensor* x2, const aclTensor* scale,
+                 const aclTensor* bias, const aclTensor* offset, const aclTensor* antiquant_scale,
+                 const aclTensor* antiquant_offset, const aclTensor* pertoken_scale, const aclTensor* group_list,
+                 const aclTensor* shared_input, const aclTensor* logit, const aclTensor* row_index, int64_t dtype,
+                 float shared_input_weight, int64_t shared_input_offset, bool transpose_x1, bool transpose_x2,
+                 int64_t group_list_type, const aclIntArray* tuning_config, const aclTensor* out,
+                 uint64_t* workspace_size, aclOpExecutor** executor) {
+    const Arguments of = {x1,
+                          x2,
+                          scale,
+                          bias,
+                          offset,
+                          antiquant_scale,
+                          antiquant_offset,
+                          pertoken_scale,
+                          group_list,
+                          shared_input,
+                          logit,
+                          row_index,
+                          dtype,
+                          shared_input_weight,
+                          shared_input_offset,
+                          transpose_x1,
+                          transpose_x2,
+                          group_list_type,
+                          tuning_config,
+                          out};
     return first_phase(version.operation, workspace_size, executor,
                        [&](Call& call) { return translate(call, version, of); });
 }
@@ -175,27 +201,9 @@ aclnnStatus aclnnGroupedMatmulFinalizeRoutingGetWorkspaceSize(
     int64_t dtype, float sharedInputWeight, int64_t sharedInputOffset, bool transposeX1, bool transposeX2,
     int64_t groupListType, aclTensor* out, uint64_t* workspaceSize, aclOpExecutor** executor) {
     return entry(MOE_HERE, [&] {
-        return plan(base, {x1,
-                           x2,
-                           scale,
-                           bias,
-                           nullptr,
-                           nullptr,
-                           nullptr,
-                           pertokenScale,
-                           groupList,
-                           sharedInput,
-                           logit,
-                           rowIndex,
-                           dtype,
-                           sharedInputWeight,
-                           sharedInputOffset,
-                           transposeX1,
-                           transposeX2,
-                           groupListType,
-                           nullptr,
-                           out},
-                    workspaceSize, executor);
+        return plan(base, x1, x2, scale, bias, nullptr, nullptr, nullptr, pertokenScale, groupList, sharedInput, logit,
+                    rowIndex, dtype, sharedInputWeight, sharedInputOffset, transposeX1, transposeX2, groupListType,
+                    nullptr, out, workspaceSize, executor);
     });
 }
 
@@ -206,28 +214,9 @@ aclnnStatus aclnnGroupedMatmulFinalizeRoutingV2GetWorkspaceSize(
     int64_t dtype, float sharedInputWeight, int64_t sharedInputOffset, bool transposeX1, bool transposeX2,
     int64_t groupListType, aclTensor* out, uint64_t* workspaceSize, aclOpExecutor** executor) {
     return entry(MOE_HERE, [&] {
-        return plan(v2,
-                    {x1,
-                     x2,
-                     scale,
-                     bias,
-                     offset,
-                     antiquantScale,
-                     antiquantOffset,
-                     pertokenScale,
-                     groupList,
-                     sharedInput,
-                     logit,
-                     rowIndex,
-                     dtype,
-                     sharedInputWeight,
-                     sharedInputOffset,
-                     transposeX1,
-                     transposeX2,
-                     groupListType,
-                     nullptr,
-                     out},
-                    workspaceSize, executor);
+        return plan(v2, x1, x2, scale, bias, offset, antiquantScale, antiquantOffset, pertokenScale, groupList,
+                    sharedInput, logit, rowIndex, dtype, sharedInputWeight, sharedInputOffset, transposeX1, transposeX2,
+                    groupListType, nullptr, out, workspaceSize, executor);
     });
 }
 
@@ -239,28 +228,9 @@ aclnnStatus aclnnGroupedMatmulFinalizeRoutingV3GetWorkspaceSize(
     int64_t groupListType, const aclIntArray* tuningConfig, aclTensor* out, uint64_t* workspaceSize,
     aclOpExecutor** executor) {
     return entry(MOE_HERE, [&] {
-        return plan(v3,
-                    {x1,
-                     x2,
-                     scale,
-                     bias,
-                     offset,
-                     antiquantScale,
-                     antiquantOffset,
-                     pertokenScale,
-                     groupList,
-                     sharedInput,
-                     logit,
-                     rowIndex,
-                     dtype,
-                     sharedInputWeight,
-                     sharedInputOffset,
-                     transposeX1,
-                     transposeX2,
-                     groupListType,
-                     tuningConfig,
-                     out},
-                    workspaceSize, executor);
+        return plan(v3, x1, x2, scale, bias, offset, antiquantScale, antiquantOffset, pertokenScale, groupList,
+                    sharedInput, logit, rowIndex, dtype, sharedInputWeight, sharedInputOffset, transposeX1, transposeX2,
+                    groupListType, tuningConfig, out, workspaceSize, executor);
     });
 }
 
@@ -270,27 +240,9 @@ aclnnStatus aclnnGroupedMatmulFinalizeRoutingWeightNzGetWorkspaceSize(
     const aclTensor* rowIndex, int64_t dtype, float sharedInputWeight, int64_t sharedInputOffset, bool transposeX1,
     bool transposeX2, int64_t groupListType, aclTensor* out, uint64_t* workspaceSize, aclOpExecutor** executor) {
     return entry(MOE_HERE, [&] {
-        return plan(weight_nz, {x1,
-                                x2,
-                                scale,
-                                bias,
-                                nullptr,
-                                nullptr,
-                                nullptr,
-                                pertokenScale,
-                                groupList,
-                                sharedInput,
-                                logit,
-                                rowIndex,
-                                dtype,
-                                sharedInputWeight,
-                                sharedInputOffset,
-                                transposeX1,
-                                transposeX2,
-                                groupListType,
-                                nullptr,
-                                out},
-                    workspaceSize, executor);
+        return plan(weight_nz, x1, x2, scale, bias, nullptr, nullptr, nullptr, pertokenScale, groupList, sharedInput,
+                    logit, rowIndex, dtype, sharedInputWeight, sharedInputOffset, transposeX1, transposeX2,
+                    groupListType, nullptr, out, workspaceSize, executor);
     });
 }
 
@@ -302,28 +254,9 @@ aclnnStatus aclnnGroupedMatmulFinalizeRoutingWeightNzV2GetWorkspaceSize(
     int64_t groupListType, const aclIntArray* tuningConfig, aclTensor* out, uint64_t* workspaceSize,
     aclOpExecutor** executor) {
     return entry(MOE_HERE, [&] {
-        return plan(weight_nz_v2,
-                    {x1,
-                     x2,
-                     scale,
-                     bias,
-                     offset,
-                     antiquantScale,
-                     antiquantOffset,
-                     pertokenScale,
-                     groupList,
-                     sharedInput,
-                     logit,
-                     rowIndex,
-                     dtype,
-                     sharedInputWeight,
-                     sharedInputOffset,
-                     transposeX1,
-                     transposeX2,
-                     groupListType,
-                     tuningConfig,
-                     out},
-                    workspaceSize, executor);
+        return plan(weight_nz_v2, x1, x2, scale, bias, offset, antiquantScale, antiquantOffset, pertokenScale,
+                    groupList, sharedInput, logit, rowIndex, dtype, sharedInputWeight, sharedInputOffset, transposeX1,
+                    transposeX2, groupListType, tuningConfig, out, workspaceSize, executor);
     });
 }
 

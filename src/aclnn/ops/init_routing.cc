@@ -3,6 +3,7 @@
 #include "aclnn/executor.h"
 #include "aclnnop/aclnn_moe_init_routing_v2.h"
 #include "aclnnop/aclnn_moe_init_routing_v3.h"
+#include "core/op.h"
 #include "moe_native/init_routing.h"
 
 using namespace moe::device;
@@ -32,6 +33,25 @@ struct AttributesV2 {
     bool counts() const { return !padded() && count_flag > 0; }
     bool counts_before_capacity() const { return padded() && before_capacity; }
 };
+
+// To the core, and to the third version, an id that is no expert's is not routed here. The second version has every
+// expert, so that such an id is a mistake.
+moe_status run_v2(const moe_init_routing_v2_args* args, const moe_plan* plan, void* workspace, uint64_t size,
+                  const moe_run_options* options) {
+    const moe::OpScope scope("moe_init_routing_v2");
+    const moe::RunContext context(options);
+    const moe_tensor& ids = *args->expert_idx;
+    const std::string needed = text("0 to %lld", static_cast<long long>(args->expert_num - 1));
+    for (int64_t row = 0; row < ids.shape[0]; ++row)
+        for (int64_t column = 0; column < ids.shape[1]; ++column) {
+            const int32_t id = *reinterpret_cast<const int32_t*>(static_cast<const char*>(ids.data) +
+                                                                 row * ids.stride[0] + column * ids.stride[1]);
+            if (id < 0 || id >= args->expert_num)
+                MOE_TRY(context.bad_data("expert_idx", row * ids.shape[1] + column, id, needed.c_str()));
+        }
+    const moe_run_options rest = {options->data_policy, options->undefined_policy, nullptr};
+    return moe_init_routing_v2_run(args, plan, workspace, size, &rest);
+}
 
 Status check_v2(const Call& call, const AttributesV2& of, Slot x, Slot counts, Slot before_capacity) {
     const aclDataType dtype = call.state(x).dtype;
@@ -83,7 +103,8 @@ aclnnStatus aclnnMoeInitRoutingV2GetWorkspaceSize(
             MOE_DEVICE_TRY(check_v2(call, of, in, counts, before));
             if (!of.counts()) call.never_read(counts);
             if (!of.counts_before_capacity()) call.never_read(before);
-            call.compute(MOE_CORE(moe_init_routing_v2), [=](const Views& view) {
+            const Core<moe_init_routing_v2_args> core = {moe_init_routing_v2_plan, run_v2};
+            call.compute(core, [=](const Views& view) {
                 moe_init_routing_v2_args args = {};
                 args.x = view[in];
                 args.expert_idx = view[ids];

@@ -33,7 +33,8 @@ struct Slot {
 struct Operand {
     Slot* tensor;
     Slot* memory;
-    bool spoiled = false;
+    bool spoiled = false;  // the tensor is not that of the recipe
+    bool dirty = false;    // nor are the contents
 };
 
 // The tensors of a recipe.
@@ -97,14 +98,6 @@ void count_finding(const moe_aclnn_finding* finding, void*) {
     if (finding->severity != MOE_ACLNN_WARNING) ++mistakes;
     const std::lock_guard<std::mutex> lock(tally().mutex);
     ++tally().rules[finding->rule];
-}
-
-constexpr const char* without_kernel[] = {"MoeInitRouting", "MoeInitRoutingQuant", "MoeInitRoutingQuantV2",
-                                          "ConvertWeightToINT4Pack", "Permute"};
-
-bool has_kernel(const Operator& op) {
-    return std::none_of(std::begin(without_kernel), std::end(without_kernel),
-                        [&](const char* name) { return std::strcmp(name, op.name) == 0; });
 }
 
 class Driver {
@@ -195,16 +188,64 @@ class Driver {
             synchronise_homes();
         else if (which < 706)
             change_settings();
-        else if (which < 711)
+        else if (which < 714)
             disturb();
-        else if (which < 715)
+        else if (which < 718)
             wander();
-        else if (which < 721)
+        else if (which < 730)
             scribble();
-        else if (which < 740)
+        else if (which < 749)
             make_list();
+        else if (which < 769)
+            aim();
         else
             one_call();
+    }
+
+    // What chance alone hits too seldom, in turn.
+    void aim() {
+        const auto is_output = [](const Spec& spec) { return spec.contents.empty(); };
+        switch (turn(&next_aim_, 7)) {
+            case 0: {  // tiles of no size that there is
+                Instance& instance = instance_of("NpuFormatCast");
+                retell(
+                    instance, [](const Spec& spec) { return !spec.tiles.empty(); },
+                    [](Telling* telling) { telling->storage[telling->storage_rank - 1] = 24; });
+                plan(instance, false);
+                return;
+            }
+            case 1: {  // an output with gaps, of an operator that writes densely
+                Instance& instance = instance_of("MoeGatingTopKSoftmax");
+                retell(instance, is_output, [](Telling* telling) {
+                    telling->has_strides = true;
+                    telling->strides[0] *= 2;
+                });
+                plan(instance, false);
+                return;
+            }
+            case 2:  // nulls that a card does not survive
+                return plan_without(instance_of("FFN"), Argument::Kind::text);
+            case 3:
+                return plan_without(instance_of("MoeInitRoutingV3"), Argument::Kind::array);
+            case 4: {  // an output over an input
+                Instance& instance = instance_of("SwiGlu");
+                void* const input = instance.operands[0].memory->handle;
+                retell(instance, is_output, [input](Telling* telling) { telling->data = input; });
+                launch(plan(instance, false), instance.stream, true);
+                return;
+            }
+            case 5: {  // rows of bytes where there are wider ones
+                Instance& instance = instance_of("MoeInitRoutingV3");
+                const int mode = mode_;
+                set_mode(MOE_ACLNN_COMPAT);
+                retell(instance, is_output, [](Telling* telling) { telling->dtype = ACL_INT8; });
+                plan(instance, false);
+                set_mode(mode);
+                return;
+            }
+            default:
+                scribble();
+        }
     }
 
     // One call, on its own.
@@ -233,6 +274,16 @@ class Driver {
     }
 
     // --- Choosing ---------------------------------------------------------------------------------------------------
+
+    static size_t turn(size_t* next, size_t count) { return (*next)++ % count; }
+
+    Instance& instance_of(const Operator* op, bool right = false) {
+        size_t at;
+        do at = random_.below(instances_.size());
+        while (instances_[at].recipe->op != op || (right && !instances_[at].recipe->right));
+        return instances_[at];
+    }
+    Instance& instance_of(const char* name) { return instance_of(Recipe(name).op); }
 
     Slot* add_slot(Kind kind) {
         slots_[kind].push_back(std::make_unique<Slot>());
@@ -628,7 +679,7 @@ class Driver {
     void wander() {
         const auto device = random_.one_of<int32_t>({-1, 0, 0, 1, 1, 99});
         astray_[thread_] = true;
-        switch (random_.below(6)) {
+        switch (turn(&next_walk_, 6)) {
             case 0: {
                 const auto [slot, old] = vacate(context);
                 const auto made = result<aclrtContext>();
@@ -698,7 +749,7 @@ class Driver {
         const bool there = !random_.chance(4);
         const auto option = static_cast<aclSysParamOpt>(random_.below(5));
         const int64_t value = random_.chance(80) ? static_cast<int64_t>(random_.below(2)) : odd_number();
-        switch (random_.below(18)) {
+        switch (random_.below(19)) {
             case 0:
                 return act([=, kept = answers] {
                     CALL(aclrtGetVersion, to->numbers, to->numbers + 1, there ? to->numbers + 2 : nullptr);
@@ -760,7 +811,7 @@ class Driver {
             default: {
                 const auto setting = static_cast<moe_aclnn_option>(static_cast<int>(random_.below(7)) - 1);
                 const auto rule = static_cast<uint32_t>(random_.below(45));
-                switch (random_.below(6)) {
+                switch (turn(&next_look_, 6)) {
                     case 0:
                         return act([=] { LOOK(moe_aclnn_get_mode, ); });
                     case 1:
@@ -1224,21 +1275,29 @@ class Driver {
         act([=] { CALL(aclrtMemcpy, to, size, bytes->data(), size, ACL_MEMCPY_HOST_TO_DEVICE); });
     }
 
-    // Makes, or repairs, the tensors of a call.
-    void prepare(Instance& instance) {
-        const bool anew = instance.uses_left == 0;
+    // Makes, or repairs, the tensors of a call; `right`: all of them, and as they should be.
+    void prepare(Instance& instance, bool right = false) {
+        const bool anew = right || instance.uses_left == 0;
         instance.uses_left = anew ? 10 + random_.below(20) : instance.uses_left - 1;
         for (size_t i = 0; i < instance.operands.size(); ++i) {
             Operand& operand = instance.operands[i];
             const Spec& spec = instance.recipe->operands[i];
             const bool missing = !operand.memory->live;
             if (missing) allocate(operand.memory, nullptr, spec.size(), random_.below(8));
-            const bool refresh = random_.chance(anew ? 60 : 4), skip = random_.chance(4), wild = random_.chance(2);
-            if (!spec.contents.empty() && (missing || refresh) && !skip) upload(operand.memory, spec.contents, wild);
+            const bool refresh = right || random_.chance(anew ? 60 : operand.dirty ? 50 : 8);
+            const bool skip = !right && random_.chance(4), wild = !right && random_.chance(2);
+            if (!spec.contents.empty() && (missing || refresh)) {
+                operand.dirty = skip || wild;
+                if (!skip) upload(operand.memory, spec.contents, wild);
+            }
             if (!anew && !missing && operand.tensor->live && !operand.spoiled) continue;
             Telling telling = tell(spec, operand.memory->handle);
             if (random_.chance(15)) flatten(&telling);
-            operand.spoiled = random_.chance(2);
+            operand.spoiled = !right && random_.chance(2);
+            if (right) {
+                make_tensor(operand.tensor, telling);
+                continue;
+            }
             if (operand.spoiled) spoil(&telling);
             if (random_.chance(2)) {  // over a neighbour
                 operand.spoiled = true;
@@ -1255,8 +1314,40 @@ class Driver {
                 make_ints(instance.arrays[a], instance.recipe->arguments[a].array);
     }
 
-    // Phase 1 of a call that may have anything wrong with it.
-    Slot* plan(Instance& instance, bool odd = true) {
+    // Prepares a call but for one tensor, which is told in another way.
+    template <class Which, class Change>
+    void retell(Instance& instance, Which which, Change change) {
+        prepare(instance);
+        for (size_t i = 0; i < instance.operands.size(); ++i) {
+            const Spec& spec = instance.recipe->operands[i];
+            Operand& operand = instance.operands[i];
+            if (!which(spec)) continue;
+            Telling telling = tell(spec, operand.memory->handle);
+            change(&telling);
+            operand.spoiled = true;
+            return make_tensor(operand.tensor, telling);
+        }
+    }
+
+    // Phase 1 with a null for the first argument of a kind.
+    void plan_without(Instance& instance, Argument::Kind kind) {
+        prepare(instance);
+        std::vector<Value> values = values_of(instance);
+        const std::vector<Argument>& arguments = instance.recipe->arguments;
+        for (size_t a = 0; a < arguments.size(); ++a) {
+            if (arguments[a].kind != kind) continue;
+            values[a].handle = nullptr;
+            break;
+        }
+        const Operator& op = *instance.recipe->op;
+        act([=, &op] {
+            uint64_t size = 0;
+            aclOpExecutor* made = nullptr;
+            call(op.first, [&] { return op.plan(values.data(), &size, &made); });
+        });
+    }
+
+    static std::vector<Value> values_of(const Instance& instance) {
         const Recipe& recipe = *instance.recipe;
         std::vector<Value> values;
         for (size_t a = 0; a < recipe.arguments.size(); ++a) {
@@ -1270,6 +1361,13 @@ class Driver {
             value.real = argument.real;
             values.push_back(value);
         }
+        return values;
+    }
+
+    // Phase 1 of a call that may have anything wrong with it.
+    Slot* plan(Instance& instance, bool odd = true) {
+        const Recipe& recipe = *instance.recipe;
+        std::vector<Value> values = values_of(instance);
         if (odd) {
             const size_t at = random_.below(values.size());
             Value& value = values[at];
@@ -1360,14 +1458,30 @@ class Driver {
         });
     }
 
+    // A call with nothing wrong about it, so that every operator has enough of them.
+    void run_rightly() {
+        const Operator* op;
+        do op = &operators[turn(&next_right_, std::size(operators))];
+        while (!has_kernel(*op));
+        Instance& instance = instance_of(op, true);
+        thread_ = 0;
+        if (astray_[0]) come_home();
+        synchronise_homes();
+        act([=] { CALL(aclrtSynchronizeDevice, ); });
+        prepare(instance, true);
+        Slot* const slot = plan(instance, false);
+        auto* const handle = static_cast<aclOpExecutor*>(slot->handle);
+        act([=] { CALL(aclSetAclOpExecutorRepeatable, handle); });
+        for (size_t times = 8; times > 0; --times) launch(slot, instance.stream, true, true);
+    }
+
     void run_operator() {
+        if (random_.chance(20)) return run_rightly();
         // Operators evenly, whatever number of recipes they have; those that never run seldom.
         const Operator* op;
-        do op = &operators[next_operator_++ % std::size(operators)];
+        do op = &operators[turn(&next_operator_, std::size(operators))];
         while (!has_kernel(*op) && random_.chance(80));
-        size_t at = random_.below(instances_.size());
-        while (instances_[at].recipe->op != op) at = random_.below(instances_.size());
-        Instance& instance = instances_[at];
+        Instance& instance = instance_of(op);
         prepare(instance);
         Slot* const slot = plan(instance, random_.chance(12));
         if (random_.chance(10)) return;  // later, or never
@@ -1392,7 +1506,7 @@ class Driver {
 
     // --- Epochs -----------------------------------------------------------------------------------------------------
 
-    size_t epoch_moves() { return 2000 + random_.below(3000); }
+    size_t epoch_moves() { return 400 + random_.below(600); }
 
     void set_mode(int mode) {
         if (mode >= 0 && mode < 3) mode_ = mode;
@@ -1404,7 +1518,7 @@ class Driver {
     }
 
     void change_settings() {
-        switch (random_.below(8)) {
+        switch (turn(&next_setting_, 8)) {
             case 0:
                 set_option(MOE_ACLNN_OPTION_DEFERRED, random_.chance(50));
                 break;
@@ -1434,7 +1548,7 @@ class Driver {
     // Takes the ground away from under everybody, and gives it back after a while.
     void disturb() {
         if (random_.chance(50)) {
-            const size_t which = random_.below(3);
+            const size_t which = turn(&next_end_, 3);
             act([=] {
                 if (which == 0)
                     CALL(aclFinalize, );
@@ -1446,9 +1560,8 @@ class Driver {
                 }
             });
             for (size_t i = 0; i < 5; ++i) one_call();
-            const bool base = random_.chance(50);
             return act([=] {
-                if (base)
+                if (which == 1)
                     CALL(aclnnInit, nullptr);
                 else
                     CALL(aclInit, nullptr);
@@ -1544,7 +1657,9 @@ class Driver {
     std::vector<Slot*> workspaces_;
     std::vector<std::unique_ptr<Performer>> performers_;
     std::vector<Waiting> waiting_;
-    size_t thread_ = 0, next_operator_ = 0;
+    size_t thread_ = 0;
+    size_t next_operator_ = 0, next_right_ = 0, next_aim_ = 0, next_walk_ = 0, next_look_ = 0, next_end_ = 0,
+           next_setting_ = 0;
     bool bursting_ = false, protected_ = false;
     std::array<bool, thread_count> astray_{};
     int mode_ = MOE_ACLNN_COMPAT;

@@ -63,6 +63,14 @@ inline constexpr Operator operators[] = {
 #undef OPERATOR
 };
 
+inline constexpr const char* without_kernel[] = {"MoeInitRouting", "MoeInitRoutingQuant", "MoeInitRoutingQuantV2",
+                                                 "ConvertWeightToINT4Pack", "Permute"};
+
+inline bool has_kernel(const Operator& op) {
+    return std::none_of(std::begin(without_kernel), std::end(without_kernel),
+                        [&](const char* name) { return std::strcmp(name, op.name) == 0; });
+}
+
 // One tensor of a call.
 struct Spec {
     Shape shape;
@@ -153,7 +161,13 @@ class Recipe {
         return *this;
     }
 
+    Recipe& wrong() {
+        right = false;
+        return *this;
+    }
+
     const Operator* op = nullptr;
+    bool right = true;
     std::vector<Spec> operands;
     std::vector<Argument> arguments;
     bool changes_in_real = false, changes_always = false;
@@ -186,6 +200,7 @@ inline std::vector<Recipe> make_recipes() {
         recipe("MoeInitRoutingV3").in({3, 4}, f32).values({3, 2}, i32, ids).none(2).numbers({6, 0, 3, 0, 1, 1});
         all.back().number(quant_mode == 0 ? -1 : static_cast<double>(quant_mode)).array({0, 3}).number(0);
         all.back().out({6, 4}, quant_mode == -1 ? f32 : i8).out({6}, i32).out({3}, i64).out({6}, f32);
+        if (quant_mode == 0) all.back().wrong();
     }
     recipe("MoeTokenPermuteWithRoutingMap").in({2, 2}, f32).values({2, 2}, i8, {1, 1, 1, 1}).none().numbers({4, 0});
     all.back().out({4, 2}, f32).none().out({4}, i32);

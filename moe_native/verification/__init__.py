@@ -1,0 +1,1 @@
+"""Two computations of the same calls, compared: cases, measures, and what ``moe-native verify`` runs."""
