@@ -543,9 +543,11 @@ TEST_CASE("memory that was never written, and addresses that are not aligned, ar
     const Buffer fresh(64);
     const Array<int32_t> out({3});
     aclTensor* from = make_tensor({6}, ACL_INT32, static_cast<char*>(fresh.data) + 4);
-    CHECK(launch(plan(from, out), session) == 0);
-    CHECK(findings.rules() == Rules{"tensor-layout", "uninitialised"});
-    CHECK(session.synchronise() == 0);
+    for (int i = 0; i < 2; ++i) {  // reading is no writing
+        CHECK(launch(plan(from, out), session) == 0);
+        CHECK(findings.rules() == Rules{"tensor-layout", "uninitialised"});
+        CHECK(session.synchronise() == 0);
+    }
     CHECK(aclDestroyTensor(from) == 0);
 }
 

@@ -179,6 +179,21 @@ TEST_CASE("freeing: null, twice, from the middle, by the wrong function") {
     aclGetRecentErrMsg();
 }
 
+TEST_CASE("a freed address is not given out again at once") {
+    const Session session;
+    Findings findings;
+    void *stale = nullptr, *next = nullptr;
+    REQUIRE(aclrtMalloc(&stale, 4096, ACL_MEM_MALLOC_HUGE_FIRST) == 0);
+    CHECK(aclrtFree(stale) == 0);
+    for (int i = 0; i < 100; ++i) {
+        REQUIRE(aclrtMalloc(&next, 4096, ACL_MEM_MALLOC_HUGE_FIRST) == 0);
+        CHECK(next != stale);
+        CHECK(aclrtFree(next) == 0);
+    }
+    CHECK(aclrtFree(stale) == 0);
+    CHECK(findings.rules() == Rules{"free-misuse"});
+}
+
 TEST_CASE("copies: sizes, kinds and pointers") {
     const Session session;
     Findings findings;
