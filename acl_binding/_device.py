@@ -1,6 +1,7 @@
 """Devices: their context, memory, streams, and operators."""
 
 import math
+import operator
 from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from acl_binding._call import Call
 from acl_binding._cdef import ffi
-from acl_binding._layout import NZ, Shape, format_number, int4_shape, numpy_dtype, nz_storage_shape, to_nz
+from acl_binding._layout import NZ, Shape, format_number, int4_shape, numpy_dtype, nz_storage_shape, size, sizes, to_nz
 from acl_binding._resources import Resources
 from acl_binding._stream import Event, Stream
 from acl_binding._tensor import Buffer, Tensor
@@ -49,7 +50,12 @@ class Device:
 
     def __init__(self, library: "Library", number: int) -> None:
         self.library = library
-        self.number = number
+        try:
+            self.number = operator.index(number)
+        except TypeError:
+            raise TypeError(f"device: {number!r}, needed an int") from None
+        if not -(2**31) <= self.number < 2**31:
+            raise ValueError(f"device: {number}, needed 0 or more, below 2**31")
         self.resources = Resources(self.invoke)
         self._context: Any = None
         self._closed = False
@@ -213,21 +219,24 @@ class Device:
         """
         int4 = isinstance(dtype, str) and dtype == "int4"
         given = np.asarray(array)
+        if int4 and given.dtype.kind not in "iu":
+            raise TypeError(f"array: {given.dtype}, needed integers that int4 are packed in")
         values = np.array(given, numpy_dtype(given.dtype if dtype is None or int4 else dtype), order="C", copy=None)
         number = format_number(format)
-        seen = tuple(values.shape) if shape is None else tuple(shape)
+        seen = values.shape if shape is None else sizes("shape", shape)
         if number == NZ and shape is None:
             if int4:
                 raise ValueError("format: FRACTAL_NZ of packed int4, needed its tiles and shape=")
             values = to_nz(values)
-        storage = tuple(values.shape)
+        storage = values.shape
         if int4:
             storage = int4_shape(storage, values.itemsize)
             seen = storage if shape is None else seen
         if storage_shape is not None:
-            if math.prod(storage_shape) != math.prod(storage):
-                raise ValueError(f"storage_shape: {tuple(storage_shape)} for {storage}, needed as many elements")
-            storage = tuple(storage_shape)
+            told = sizes("storage_shape", storage_shape)
+            if math.prod(told) != math.prod(storage):
+                raise ValueError(f"storage_shape: {told} for {storage}, needed as many elements")
+            storage = told
         tensor = self._new(values.dtype, seen, number, storage, strides, offset, int4)
         tensor.buffer.write(values)
         return tensor
@@ -267,10 +276,9 @@ class Device:
         int4 = isinstance(dtype, str) and dtype == "int4"
         stored = numpy_dtype("uint8" if int4 else dtype)
         number = format_number(format)
+        shape = sizes("shape", shape)
         if storage_shape is None and number == NZ:
             storage_shape = nz_storage_shape(shape, 0.5 if int4 else stored.itemsize)
-        elif storage_shape is None and (strides is not None or offset):
-            storage_shape = (offset + _extent(shape, strides),)
         return self._new(stored, shape, number, storage_shape, strides, offset, int4)
 
     def zeros(self, shape: Sequence[int], dtype: npt.DTypeLike, **layout: Any) -> Tensor:
@@ -291,22 +299,24 @@ class Device:
     def _new(
         self,
         dtype: np.dtype[Any],
-        shape: Sequence[int],
+        shape: Shape,
         format: int,
         storage_shape: Sequence[int] | None,
         strides: Sequence[int] | None,
         offset: int,
         int4: bool,
     ) -> Tensor:
-        shape = tuple(int(n) for n in shape)
-        steps: Shape | None = None if strides is None else tuple(int(s) for s in strides)
-        stored = shape if storage_shape is None else tuple(int(n) for n in storage_shape)
+        steps = None if strides is None else sizes("strides", strides)
         if steps is not None and len(steps) != len(shape):
             raise ValueError(f"strides: {steps} for the shape {shape}, needed one for each dimension")
-        if min((offset, *shape, *stored, *(steps or ())), default=0) < 0:
-            raise ValueError(f"shape, strides, offset: {shape}, {steps}, {offset}, needed numbers of 0 or more")
-        end = offset + _extent(shape, steps)
-        if format != NZ and end > math.prod(stored):
+        offset = size("offset", offset)
+        # Of FRACTAL_NZ strides say nothing; its tiles hold the whole shape.
+        end = offset + _extent(shape, None if format == NZ else steps)
+        if storage_shape is not None:
+            stored = sizes("storage_shape", storage_shape)
+        else:
+            stored = shape if steps is None and offset == 0 else (end,)
+        if end > math.prod(stored):
             raise ValueError(
                 f"shape: {shape} with strides {steps} and offset {offset} ends at element {end}, needed at most the "
                 f"{math.prod(stored)} that are stored"

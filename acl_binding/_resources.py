@@ -6,6 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 
+def need(kind: type, name: str, value: Any) -> None:
+    """Raise a TypeError for what is not of a class: behind handles of different kinds there is the same C type."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}: {type(value).__name__}, needed {kind.__name__}")
+
+
 class Resources:
     """Handles and memory of a device, each with the C function that ends it."""
 

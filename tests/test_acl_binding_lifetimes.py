@@ -332,6 +332,10 @@ def test_a_program_that_never_waits(acl_device):
 def test_timeout(acl_device):
     with acl_device.stream() as stream:
         stream.synchronize(timeout=10)
+        stream.synchronize(timeout=1e9)
+        for timeout in (-1, float("inf"), float("nan")):
+            with pytest.raises(ValueError, match=f"timeout: {timeout}, needed seconds, or None"):
+                stream.synchronize(timeout)
 
 
 # --- Cleanup ---
