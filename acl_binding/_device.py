@@ -2,6 +2,7 @@
 
 import math
 import operator
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -31,9 +32,10 @@ def _extent(shape: Sequence[int], strides: Sequence[int] | None) -> int:
 class Device:
     """A device while it is open. :meth:`Library.device` makes one.
 
-    It may be used from any thread: every call selects the device's context on the thread that makes it. Leaving the
-    ``with`` statement waits for all streams, raises what their work failed with, and gives everything back that was
-    made on the device, whatever order it was made in and whoever still refers to it.
+    It may be used from any thread: every call selects the device's context on the thread that makes it; such threads
+    have to be done before the device is closed. Leaving the ``with`` statement waits for all streams, raises what their
+    work failed with, and gives everything back that was made on the device, whatever order it was made in and whoever
+    still refers to it.
 
     Examples
     --------
@@ -56,9 +58,11 @@ class Device:
             raise TypeError(f"device: {number!r}, needed an int") from None
         if not -(2**31) <= self.number < 2**31:
             raise ValueError(f"device: {number}, needed 0 or more, below 2**31")
-        self.resources = Resources(self.invoke)
+        self.resources = Resources(self.invoke, self._is_open)
         self._context: Any = None
         self._closed = False
+        self._closer: int | None = None
+        self._closing = threading.Lock()
 
     # --- Start and end ------------------------------------------------------------------------------------------------
 
@@ -78,8 +82,11 @@ class Device:
 
     def close(self) -> None:
         """Wait for all streams and give everything back; later calls do nothing."""
-        if self._context is None:
-            return
+        with self._closing:
+            if self._context is None or self._closer is not None:
+                return
+            # From here on other threads are refused: what they queued now would lose its memory.
+            self._closer = threading.get_ident()
         failure: Exception | None = None
         for step in (self.synchronize, self.resources.release_all, self._reset):
             try:
@@ -123,8 +130,12 @@ class Device:
         self._select()
         return self.library.made(name, getattr(self.library.c, name)(*arguments))
 
+    def _is_open(self) -> bool:
+        """Whether this thread may use the device."""
+        return self._context is not None and self._closer in (None, threading.get_ident())
+
     def _select(self) -> None:
-        if self._context is None:
+        if not self._is_open():
             raise RuntimeError(f"device {self.number} is closed")
         self.library.invoke("aclrtSetCurrentContext", self._context)
 

@@ -15,8 +15,9 @@ def need(kind: type, name: str, value: Any) -> None:
 class Resources:
     """Handles and memory of a device, each with the C function that ends it."""
 
-    def __init__(self, invoke: Callable[..., None]) -> None:
+    def __init__(self, invoke: Callable[..., None], is_open: Callable[[], bool]) -> None:
         self._invoke = invoke
+        self._is_open = is_open
         self._numbers = itertools.count()
         self._live: dict[int, tuple[str, Any]] = {}
         self._garbage: deque[int] = deque()
@@ -44,7 +45,8 @@ class Resources:
             raise first
 
     def release(self, number: int) -> None:
-        if (entry := self._live.pop(number, None)) is not None:
+        """Give a handle back, unless another thread is closing the device, and with it this."""
+        if self._is_open() and (entry := self._live.pop(number, None)) is not None:
             self._invoke(*entry)
 
     def forget(self, number: int) -> None:

@@ -365,6 +365,27 @@ def fail_inside_with(device, prepare):
         raise KeyError("mine")
 
 
+def test_other_threads_are_refused_while_a_device_is_closed(acl_library, acl_findings):
+    """What they queued after it has waited for all streams would lose its memory."""
+    seen = []
+
+    def refuse(device):
+        with pytest.raises(RuntimeError, match="device 0 is closed"):
+            prepared(device, [0, 1])
+        stream.destroy()
+        call.destroy()
+        device.close()
+        seen.append(repr(device))
+
+    device = acl_library.device(0).open()
+    stream, (call, _) = device.stream(), prepared(device, [0, 1])
+    release_all = device.resources.release_all
+    device.resources.release_all = lambda: (in_thread(lambda: refuse(device)), release_all())
+    device.close()
+    assert seen == ["Device(0, open)"]
+    assert repr(device) == "Device(0, closed)"
+
+
 def test_exceptions_inside_with(acl_library, acl_findings):
     """They come out as they are, and everything is given back."""
     device = acl_library.device()
