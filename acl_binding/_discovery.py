@@ -16,8 +16,7 @@ _RUNTIME = ("libascendcl.so", "libacl_rt.so")
 _BASE = "libnnopbase.so"
 _OPERATORS = ("libopapi_transformer.so", "libopapi_nn.so", "libopapi_math.so")
 _ALL_OPERATORS = "libopapi.so"
-# What the libraries of the CPU device are names of. glibc does not tell the unwinder of a library that is opened only
-# behind such a name (its exceptions would end the process), so that it is opened first.
+# What the libraries of the CPU device are names of.
 _CPU_DEVICE = "libascend_cpu.so"
 _CUSTOM = Path("op_api/lib/libcust_opapi.so")
 # Lazily, as a toolkit's libraries refer to more than a host has. Never unmapped: their threads live until the end.
@@ -43,6 +42,11 @@ class Opened:
             self.failures[path] = str(error).partition(": ")[2] or str(error)
             return False
         return True
+
+    @property
+    def is_cpu_device(self) -> bool:
+        """Whether the runtime is that of moe_native."""
+        return any(has(library, "moe_aclnn_get_mode") for library in self.base.values())
 
     def describe(self) -> str:
         """Tell what was opened and what was not, a line each."""
@@ -88,9 +92,7 @@ def open_libraries(home: str | os.PathLike[str] | None) -> Opened:
     directory = found.home / "lib64"
     # Operators that somebody added may be linked without the runtime that they call, so that a card's is there for all.
     # The CPU device keeps to itself: there may be a card's toolkit beside it.
-    scope = ffi.RTLD_GLOBAL
-    if (directory / _CPU_DEVICE).exists() and found.add(found.base, directory / _CPU_DEVICE):
-        scope = ffi.RTLD_LOCAL
+    scope = ffi.RTLD_LOCAL if (directory / _CPU_DEVICE).exists() else ffi.RTLD_GLOBAL
     if not any(found.add(found.base, directory / name, scope) for name in _RUNTIME) or not found.add(
         found.base, directory / _BASE, scope
     ):
@@ -100,7 +102,7 @@ def open_libraries(home: str | os.PathLike[str] | None) -> Opened:
             f"{' and '.join(_RUNTIME)}, and {_BASE}\n{found.describe()}",
         )
     # Operators of a card's kernels have no place on a CPU device.
-    if directory / _CPU_DEVICE not in found.base:
+    if not found.is_cpu_device:
         for path in _custom_libraries(found.home, home is None):
             found.add(found.operators, path)
     # The split libraries are newer than the one that holds everything.

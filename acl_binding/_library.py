@@ -63,8 +63,7 @@ class Library:
         self.libraries = _discovery.open_libraries(home)
         self.home = self.libraries.home
         self.c = Functions(self.libraries)
-        runtime = next(iter(self.libraries.base.values()))
-        self.cpu = CpuDevice(self) if _discovery.has(runtime, "moe_aclnn_get_mode") else None
+        self.cpu = CpuDevice(self) if self.libraries.is_cpu_device else None
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self._initialised = False

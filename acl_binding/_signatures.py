@@ -17,10 +17,12 @@ _DESCRIBED_ANEW = {"x2", "mmWeightRef"}
 _IN_8_1 = {
     "ConvertWeightToINT4Pack",
     "DynamicQuant",
+    "DynamicQuantV2",
     "FFN",
     "FFNV2",
     "FFNV3",
     "GroupedMatmulFinalizeRoutingWeightNz",
+    "GroupedMatmulSwigluQuant",
     "MoeComputeExpertTokens",
     "MoeFinalizeRouting",
     "MoeFinalizeRoutingV2",

@@ -55,12 +55,14 @@ class Inexpressible(Exception):
     ----------
     entry : str
         The entry point that comes closest.
+    rule : str
+        The rule of the interface that it breaks, by the name that the CPU device has for it.
     reason : str
         The argument, what was seen, what is needed, and why.
     """
 
-    def __init__(self, entry: str, reason: str) -> None:
-        super().__init__(reason)
+    def __init__(self, entry: str, rule: str, reason: str) -> None:
+        super().__init__(f"{reason} [{rule}]")
         self.entry = entry
 
 
@@ -236,7 +238,9 @@ def _weight(entry: str, name: str, weight: Any, k: int, n: int) -> Any:
     """A weight as entry points take it: int8 in FRACTAL_NZ, int4 as a plain array of int32."""
     if isinstance(weight, PackedWeight):
         raise Inexpressible(
-            entry, f"{name}: a PackedWeight, needed an array or an NzArray: its layout is that of this processor"
+            entry,
+            "argument",
+            f"{name}: a PackedWeight, needed an array or an NzArray: its layout is that of this processor",
         )
     int4 = weight.dtype == np.int32
     if not isinstance(weight, NzArray) and weight.ndim == 5:
@@ -339,6 +343,7 @@ def _format_cast(given: Arguments, out: Outputs) -> Iterator[Form]:
         name = "c0" if to_nz else "input"
         raise Inexpressible(
             entry,
+            "nz-not-ready",
             f"{name}: tiles of {columns} columns, needed {32 // source.dtype.itemsize}: "
             f"its tiles are 32 bytes wide, and these numbers are {source.dtype}",
         )

@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -542,6 +543,7 @@ def test_what_the_interface_cannot_express(name, monkeypatch):
             call(operator, arguments)
     assert isinstance(caught.value, acl.AclInexpressibleError)
     assert str(caught.value).startswith(message)
+    assert re.search(r" \[(argument|nz-not-ready)\]$", str(caught.value))
     assert (caught.value.code, caught.value.name) == (161002, "ACLNN_ERR_PARAM_INVALID")
 
 

@@ -1,5 +1,6 @@
 # Runs PROGRAM in MODE, without the mistakes WITHOUT, and compares its exit status with STATUS and the rules of its
-# findings with RULES. "deferred" stands for the mode compat with deferred execution.
+# findings with RULES. "deferred" stands for the mode compat with deferred execution. EMULATOR runs programs for another
+# processor; else it is empty.
 set(ENV{MOE_ACLNN_FINDINGS} ${FINDINGS})
 if(MODE STREQUAL "deferred")
   set(ENV{MOE_ACLNN_MODE} compat)
@@ -9,7 +10,7 @@ else()
 endif()
 file(REMOVE ${FINDINGS})
 string(REPLACE " " ";" WITHOUT "${WITHOUT}")
-execute_process(COMMAND ${PROGRAM} ${WITHOUT} RESULT_VARIABLE status)
+execute_process(COMMAND ${EMULATOR} ${PROGRAM} ${WITHOUT} RESULT_VARIABLE status)
 set(rules "")
 if(EXISTS ${FINDINGS})
   # A line of JSON each; semicolons would split a line in two.

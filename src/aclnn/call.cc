@@ -31,6 +31,12 @@ std::string place(const void* address) {
     return text("%s(+0x%llx)", file, offset(info.dli_fbase));
 }
 
+// The functions whose codes are those of the runtime.
+bool of_runtime(const char* api) {
+    return std::strncmp(api, "aclrt", 5) == 0 || std::strncmp(api, "aclsys", 6) == 0 ||
+           std::strncmp(api, "aclFinalize", 11) == 0 || std::strcmp(api, "aclInit") == 0;
+}
+
 // The locks that any thread may hold are taken around a fork, so that the child finds them free.
 struct AtLoad {
     AtLoad() {
@@ -90,14 +96,12 @@ bool device_lost() {
 }
 
 Status refuse_lost(const char* api) {
-    const bool aclnn = std::strncmp(api, "aclrt", 5) != 0;
-    return refuse(aclnn ? 361001 : 507899, Rule::no_device, "", "the device was lost in a fork",
+    return refuse(of_runtime(api) ? 507899 : 361001, Rule::no_device, "", "the device was lost in a fork",
                   "a device of the process itself");
 }
 
 Status refuse_exhausted(const char* api) {
-    const bool aclnn = std::strncmp(api, "aclrt", 5) != 0;
-    return refuse(aclnn ? 561103 : 200000, Rule::argument, "", "no memory on the host", "");
+    return refuse(of_runtime(api) ? 200000 : 561103, Rule::argument, "", "no memory on the host", "");
 }
 
 }  // namespace moe::device

@@ -687,7 +687,9 @@ aclnnStatus aclDestroyAclOpExecutor(aclOpExecutor* executor) {
         if (!fate.was_known)
             return refuse(561000, Rule::executor_unknown, "executor", fate.text, "an executor that is alive",
                           {&fate.made, executor, fate.number});
-        record(Rule::double_destroy, "executor", fate.text, "an executor that is alive",
+        // A run of a one-shot executor ends it.
+        const bool ran = std::strncmp(fate.ended_by, "aclnn", 5) == 0;
+        record(ran ? Rule::executor_spent : Rule::double_destroy, "executor", fate.text, "an executor that is alive",
                {&fate.made, executor, fate.number});
         return 0;
     });

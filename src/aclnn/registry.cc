@@ -93,7 +93,7 @@ Fate fate_of(const void* handle, Kind kind) {
                                      [&](const Destroyed& entry) { return entry.number == number; });
     std::string seen = text("%s number %llu, destroyed", kind_name(old_kind), static_cast<unsigned long long>(number));
     if (record == destroyed.rend()) return {seen + " long ago", old_kind == kind, {}, number};
-    return {seen + " by " + record->destroyed.text(), old_kind == kind, record->made, number};
+    return {seen + " by " + record->destroyed.text(), old_kind == kind, record->made, number, record->destroyed.api};
 }
 
 std::vector<std::shared_ptr<Object>> live_objects(Kind kind) {

@@ -68,6 +68,7 @@ struct Fate {
     bool was_known;  // it was a handle of this kind once
     Origin made;     // of a live object of another kind, or of one that is remembered
     uint64_t number;
+    const char* ended_by = "";  // the function that destroyed it, when that is remembered
 };
 Fate fate_of(const void* handle, Kind kind);
 

@@ -3,11 +3,6 @@
 #include <algorithm>
 
 namespace moe {
-
-int64_t ceil_divide(int64_t value, int64_t divisor) {
-    return value / divisor + (value % divisor != 0 ? 1 : 0);
-}
-
 namespace {
 
 void fill_storage_shape(int32_t rank, const int64_t* shape, int64_t c0, int64_t* storage_shape) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "core/divide.h"
 #include "core/tensor.h"
 #include "moe_native/format.h"
 
@@ -10,9 +11,6 @@ namespace moe {
 
 constexpr int32_t nz_lowest_rank = 2;
 constexpr int32_t nz_highest_rank = 6;
-
-// Rounded up, for value >= 0; does not overflow.
-int64_t ceil_divide(int64_t value, int64_t divisor);
 
 // The numbers of one FRACTAL_NZ matrix.
 struct NzLayout {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "core/divide.h"
 #include "core/threads.h"
 
 namespace moe {
@@ -20,16 +21,13 @@ struct FfnBlock {
 // Rows that share one pass over packed weights: enough to make packing cheap, few enough for the sums to stay in the
 // second-level cache.
 constexpr int64_t ffn_block_rows = 256;
-// Columns of a block whose weights are packed, and rows of weights packed at a time: 256 KiB of float32.
+// Columns of a block whose weights are packed, and rows of weights of int8 packed at a time: 128 KiB of them. Fewer rows
+// would have sums loaded and stored more often.
 constexpr int64_t ffn_block_columns = 512;
-constexpr int64_t ffn_block_k = 128;
+constexpr int64_t ffn_block_k = 256;
 // Up to this many rows weights are streamed instead, in wide blocks.
 constexpr int64_t ffn_stream_rows = 3;
 constexpr int64_t ffn_stream_columns = 2048;
-
-inline int64_t divide_up(int64_t a, int64_t b) {
-    return (a + b - 1) / b;
-}
 
 // Distance of the rows of a block's sums: off the powers of two, or the rows of a tile would compete for the same sets
 // of the first-level cache.
@@ -43,8 +41,8 @@ inline int64_t ffn_block_sums(int64_t rows) {
 // Cuts n into as few parts of at most `most` as there may be, evenly up to multiples of `unit`: the size of all but the
 // last.
 inline int64_t even_part(int64_t n, int64_t most, int64_t unit) {
-    const int64_t parts = std::max<int64_t>(1, divide_up(n, most));
-    return divide_up(divide_up(n, parts), unit) * unit;
+    const int64_t parts = std::max<int64_t>(1, ceil_divide(n, most));
+    return ceil_divide(ceil_divide(n, parts), unit) * unit;
 }
 
 // The rows of each expert, cut into as few parts of at most ffn_block_rows as there may be. `ends` as read_expert_tokens
@@ -58,7 +56,7 @@ struct FfnRows {
     void for_each_part(int64_t first, int64_t last, Visit&& visit) const {
         for (int64_t e = 0, start = 0; e < experts && start < last; start = ends[e], ++e) {
             const int64_t rows = ends[e] - start;
-            const int64_t parts = divide_up(rows, ffn_block_rows);
+            const int64_t parts = ceil_divide(rows, ffn_block_rows);
             for (int64_t p = 0; p < parts; ++p) {
                 const int64_t row = start + rows / parts * p + std::min(p, rows % parts);
                 if (row >= first && row < last) visit(e, row, rows / parts + (p < rows % parts ? 1 : 0));
@@ -95,7 +93,7 @@ void for_each_ffn_block(int threads, const FfnRows& all, int64_t first, int64_t 
                         int64_t panel, Body&& body) {
     // Converting the weights of a panel costs about as much as this many rows do.
     constexpr int64_t panel_cost = 8;
-    const int64_t panels = divide_up(columns, panel);
+    const int64_t panels = ceil_divide(columns, panel);
     int64_t total = 0;
     all.for_each_part(first, last, [&](int64_t, int64_t, int64_t rows) { total += panels * (rows + panel_cost); });
     // A thread pays from about a million products on.
@@ -106,7 +104,7 @@ void for_each_ffn_block(int threads, const FfnRows& all, int64_t first, int64_t 
             const int64_t cost = rows + panel_cost;
             // A panel belongs to the thread in whose range its cost begins.
             const auto panel_from = [&](int64_t at) {
-                return std::clamp<int64_t>(divide_up(at - start, cost), 0, panels);
+                return std::clamp<int64_t>(ceil_divide(at - start, cost), 0, panels);
             };
             const int64_t begin = low <= start ? 0 : panel_from(low);
             const int64_t end = high <= start ? 0 : panel_from(high);
@@ -126,9 +124,9 @@ class FfnPrefetch {
   public:
     FfnPrefetch() = default;
     FfnPrefetch(const char* first, int64_t stride, int64_t rows, int64_t row_bytes, int64_t calls)
-        : row_(first), stride_(stride), lines_per_row_(divide_up(row_bytes, cache_line)) {
+        : row_(first), stride_(stride), lines_per_row_(ceil_divide(row_bytes, cache_line)) {
         left_ = rows * lines_per_row_;
-        lines_per_call_ = divide_up(left_, calls);
+        lines_per_call_ = ceil_divide(left_, calls);
     }
 
     void fetch() {

@@ -74,7 +74,7 @@ WeightKind kind_of(Dtype weight, Dtype x) {
 FgemmAhead rows_ahead(const char* first, int64_t stride, int64_t rows, int64_t row_bytes) {
     constexpr int64_t line = 64;
     const auto before = static_cast<int64_t>(reinterpret_cast<uintptr_t>(first) % line);
-    const int64_t row_lines = divide_up(before + row_bytes, line);
+    const int64_t row_lines = ceil_divide(before + row_bytes, line);
     return {first - before, rows * row_lines, row_lines, row_lines, stride - row_lines * line, 0};
 }
 
@@ -181,23 +181,23 @@ class Products {
                      float* sums) const {
         const int64_t nr = fgemm_.nr;
         const int64_t step = even_part(w.k, fgemm_max_words * k_of_word(), 2);
-        const int64_t tiles = divide_up(block.rows, fgemm_.mr);
+        const int64_t tiles = ceil_divide(block.rows, fgemm_.mr);
         if (w.k == 0)
             for (int64_t i = 0; i < block.rows; ++i) std::fill_n(sums + i * ffn_sums_stride, block.columns, 0.0f);
         for (int64_t k = 0; k < w.k; k += step) {
             const int64_t count = std::min(step, w.k - k);
-            const int64_t words = divide_up(count, k_of_word());
+            const int64_t words = ceil_divide(count, k_of_word());
             load_rows(a, block, k, count, scratch.rows);
-            FfnPrefetch next_rows = rows_behind(a, block, k + count, step, tiles * divide_up(block.columns, nr));
+            FfnPrefetch next_rows = rows_behind(a, block, k + count, step, tiles * ceil_divide(block.columns, nr));
             for (int64_t j = 0; j < block.columns; j += nr) {
                 const int64_t columns = std::min(nr, block.columns - j);
-                const int64_t width = divide_up(columns, fgemm_.unit) * fgemm_.unit;
+                const int64_t width = ceil_divide(columns, fgemm_.unit) * fgemm_.unit;
                 for_each_run(w, block.expert, column + j, columns, k, count, scratch,
                              [&](const WeightBlock& weights, int64_t done) {
                                  fgemm_.pack[index(w.kind)](weights, scratch.packed + done * width / k_of_word());
                              });
                 FgemmAhead ahead = weights_behind(w, block, column, j + nr, k, count, step);
-                ahead.count = divide_up(ahead.left, tiles * divide_up(words, fgemm_unit));
+                ahead.count = ceil_divide(ahead.left, tiles * ceil_divide(words, fgemm_unit));
                 for (int64_t t = 0; t < tiles; ++t) {
                     next_rows.fetch();
                     // Tiles of even height: a low one costs almost as much as a full one.

@@ -95,7 +95,7 @@ class Products {
     int64_t product(const int8_t* a, int64_t row, const int8_t* w, int64_t k, int64_t n, const FfnBlock& block,
                     const Scratch& scratch) const {
         const bool streamed = block.rows <= ffn_stream_rows;
-        const int64_t panels = divide_up(block.columns, qgemm_.nr);
+        const int64_t panels = ceil_divide(block.columns, qgemm_.nr);
         const int64_t stride = streamed ? block.columns : panels * qgemm_.nr;
         std::fill_n(scratch.sums, block.rows * stride, 0);
         const int8_t* weights = w + block.expert * k * n + block.column;
@@ -107,7 +107,7 @@ class Products {
                 for (int64_t i = 0; i < block.rows; ++i)
                     qgemm_.row(weights + p * n, n, count, block.columns, rows + i * k, scratch.sums + i * stride);
             } else {
-                const int64_t tiles = divide_up(block.rows, qgemm_.mr) * panels;
+                const int64_t tiles = ceil_divide(block.rows, qgemm_.mr) * panels;
                 FfnPrefetch ahead = ffn_weights_behind(reinterpret_cast<const char*>(w), 1, k, n, block, block.column,
                                                        p + count, tiles);
                 multiply_packed(rows, k, weights + p * n, n, count, block, stride, scratch, ahead);
@@ -123,7 +123,7 @@ class Products {
         qgemm_.pack(w, w_stride, k, block.columns, scratch.packed);
         const int64_t panel_size = qgemm_.panel_size(k);
         const int64_t row_size = qgemm_.row_size(k);
-        const int64_t tiles = divide_up(block.rows, qgemm_.mr);
+        const int64_t tiles = ceil_divide(block.rows, qgemm_.mr);
         for (int64_t t = 0; t < tiles; ++t) {
             // Tiles of even height: a low one costs almost as much as a full one.
             const int64_t begin = block.rows * t / tiles;
@@ -159,7 +159,7 @@ void FfnInt8::book(const FfnProblem& problem, Ledger& ledger) {
     if (__builtin_mul_overflow(batch_rows_, problem.k2, &hidden_bytes))
         hidden_bytes = std::numeric_limits<int64_t>::max();
     const int64_t longest = std::min(ffn_block_k, std::max(problem.k1, problem.k2));
-    const int64_t packed_k = divide_up(longest, qgemm_k_unit) * qgemm_k_unit;
+    const int64_t packed_k = ceil_divide(longest, qgemm_k_unit) * qgemm_k_unit;
     packed_size_ = problem.rows > ffn_stream_rows ? packed_k * ffn_block_columns * qgemm_packed_item : 0;
     sums_size_ = ffn_block_sums(problem.rows);
     hidden_ = ledger.book("hidden", static_cast<uint64_t>(hidden_bytes));

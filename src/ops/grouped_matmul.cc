@@ -297,7 +297,6 @@ void ExpertWeights::read_packed(int64_t expert, int64_t row, int64_t rows, const
 void GroupedProduct::book(const ExpertWeights& weights, int64_t rows, int64_t k, int64_t blocks, int64_t columns,
                           int64_t runs, bool aligned, int64_t bytes_per_row, Ledger& ledger) {
     kernels_ = &igemm_kernels();
-    row_products_ = &qgemm_kernels();
     row_kernels_ = &row_kernels();
     weights_ = &weights;
     k_ = k;
@@ -306,6 +305,7 @@ void GroupedProduct::book(const ExpertWeights& weights, int64_t rows, int64_t k,
     units_ = blocks;
     unit_k_ = k / blocks;
     wide_ = unit_k_ > igemm::exact_k;
+    if (streams_plain_rows()) row_products_ = &qgemm_kernels();
     const int64_t streamed_rows = streams_plain_rows() ? most_streamed_rows : kernels_->stream_rows / parts_;
     const int64_t together = weights.panels_together(rows <= streamed_rows * weights.experts());
     const int64_t panels = ceil_divide(columns, igemm::columns);

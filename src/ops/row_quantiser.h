@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "core/divide.h"
 #include "kernels/rows/rows.h"
 
 namespace moe {
@@ -54,7 +55,7 @@ class RowQuantiser {
   private:
     static constexpr int64_t tile = 1024;
 
-    int64_t tiles() const { return (n_ + tile - 1) / tile; }
+    int64_t tiles() const { return ceil_divide(n_, tile); }
     int64_t steps() const { return 2 * tiles(); }
 
     // The share of one step.

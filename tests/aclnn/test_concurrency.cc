@@ -129,7 +129,8 @@ TEST_CASE("a forked child finds the device lost, and does not hang") {
         alarm(20);
         void* data = nullptr;
         const bool lost = aclrtSynchronizeStream(session.stream) == 507899 && aclrtSetDevice(0) == 507899 &&
-                          aclrtMalloc(&data, 64, ACL_MEM_MALLOC_HUGE_FIRST) == 507899 &&
+                          aclrtMalloc(&data, 64, ACL_MEM_MALLOC_HUGE_FIRST) == 507899 && aclInit(nullptr) == 507899 &&
+                          aclFinalize() == 507899 && aclnnInit(nullptr) == 361001 &&
                           aclCreateIntArray(nullptr, 0) == nullptr &&
                           aclnnMoeComputeExpertTokens(nullptr, 0, executor, session.stream) == 361001 &&
                           contains(error_text(), "fork");

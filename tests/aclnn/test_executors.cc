@@ -166,6 +166,10 @@ TEST_CASE("an executor runs once") {
     CHECK(findings.rules(true) == Rules{"executor-spent"});
     CHECK(contains(error_text(), "aclnnMoeComputeExpertTokens"));
     CHECK(aclDestroyAclOpExecutor(executor) == 0);
+    CHECK(findings.rules() == Rules{"executor-spent"});
+    executor = plan(in, out);
+    CHECK(aclDestroyAclOpExecutor(executor) == 0);
+    CHECK(aclDestroyAclOpExecutor(executor) == 0);
     CHECK(findings.rules() == Rules{"double-destroy"});
     CHECK(session.synchronise() == 0);
     CHECK(out.read() == ends);
