@@ -16,7 +16,10 @@ namespace {
 
 constexpr int deepest_backtrace = 16;
 
-thread_local Origin current;
+// The call that a thread is in.
+struct Current {
+    Origin origin;
+};
 std::atomic<bool> lost{false};
 
 std::string place(const void* address) {
@@ -71,11 +74,11 @@ std::string Origin::text() const {
 }
 
 const Origin& here() {
-    return current;
+    return own<Current>().origin;
 }
 
 Origin origin() {
-    Origin made = current;
+    Origin made = here();
     if (option(MOE_ACLNN_OPTION_BACKTRACE)) {
         std::vector<void*> frames(deepest_backtrace);
         frames.resize(static_cast<size_t>(backtrace(frames.data(), deepest_backtrace)));
@@ -84,11 +87,11 @@ Origin origin() {
     return made;
 }
 
-CallScope::CallScope(const Origin& now) : previous_(std::exchange(current, now)) {}
+CallScope::CallScope(const Origin& now) : previous_(std::exchange(own<Current>().origin, now)) {}
 
 CallScope::~CallScope() {
     deliver_findings();
-    current = std::move(previous_);
+    own<Current>().origin = std::move(previous_);
 }
 
 bool device_lost() {

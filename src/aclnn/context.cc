@@ -34,7 +34,11 @@ Process& process() {
 }
 
 std::atomic<bool> used{false};
-thread_local std::weak_ptr<Context> thread_context;
+
+// The context that a thread has chosen.
+struct Chosen {
+    std::weak_ptr<Context> context;
+};
 
 using Lock = std::unique_lock<std::mutex>;
 
@@ -74,7 +78,7 @@ Status set_device(int32_t device) {
         entry.context = std::make_shared<Context>(device, true);
         add_object(entry.context);
     }
-    thread_context = entry.context;
+    own<Chosen>().context = entry.context;
     return 0;
 }
 
@@ -223,7 +227,7 @@ bool device_used() {
 }
 
 std::shared_ptr<Context> current_context() {
-    std::shared_ptr<Context> context = thread_context.lock();
+    std::shared_ptr<Context> context = own<Chosen>().context.lock();
     if (context == nullptr) return nullptr;
     const Lock lock(state_mutex());
     return context->live ? context : nullptr;
@@ -356,7 +360,7 @@ aclError aclrtCreateContext(aclrtContext* context, int32_t deviceId) {
         used = true;
         auto made = std::make_shared<Context>(deviceId, false);
         *context = add_object(made);
-        thread_context = made;
+        own<Chosen>().context = made;
         return 0;
     });
 }
@@ -387,7 +391,7 @@ aclError aclrtSetCurrentContext(aclrtContext context) {
             return refuse(107017, Rule::stream_handle, "context", fate.text, "a context that is alive",
                           {&fate.made, context, fate.number});
         }
-        thread_context = object;
+        own<Chosen>().context = object;
         return 0;
     });
 }

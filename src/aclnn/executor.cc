@@ -206,15 +206,20 @@ Status check_layout(const Operation& operation, Operand& operand) {
             mistake(161002, Rule::tensor_layout, operand.name, "a negative stride", "strides of 0 or more", about));
     if (!operand.output || state.is_dense() || !state.has_elements()) return 0;
     // A place that two indices share is written twice.
-    std::vector<std::pair<int64_t, int64_t>> dims;
+    using Wide = __int128;  // strides and their products are any
+    std::vector<std::pair<Wide, int64_t>> dims;
     for (size_t d = 0; d < state.shape.size(); ++d)
-        if (state.shape[d] > 1) dims.emplace_back(std::abs(state.strides[d]), state.shape[d]);
+        if (state.shape[d] > 1) {
+            const Wide stride = state.strides[d];
+            dims.emplace_back(stride < 0 ? -stride : stride, state.shape[d]);
+        }
     std::sort(dims.begin(), dims.end());
-    __int128 reach = 0;
+    Wide reach = 0;
     bool overlaps = false;
     for (const auto& [stride, dim] : dims) {
-        overlaps = overlaps || stride <= reach;
-        reach += static_cast<__int128>(stride) * (dim - 1);
+        overlaps = stride <= reach;
+        if (overlaps) break;
+        reach += stride * (dim - 1);
     }
     if (overlaps)
         MOE_DEVICE_TRY(mistake(161002, Rule::tensor_layout, operand.name, "strides that give two elements one place",
@@ -222,13 +227,7 @@ Status check_layout(const Operation& operation, Operand& operand) {
     if (!operation.individual) return 0;
     MOE_DEVICE_TRY(mistake(161002, Rule::strided_output, operand.name, "an output with strides",
                            "a contiguous output: the operator writes densely", about));
-    if (mode() == MOE_ACLNN_REAL) {
-        int64_t stride = 1;
-        for (size_t d = state.shape.size(); d-- > 0;) {
-            state.strides[d] = stride;
-            stride *= state.shape[d];
-        }
-    }
+    if (mode() == MOE_ACLNN_REAL) state.strides = row_major(state.shape);
     return 0;
 }
 
@@ -287,6 +286,7 @@ struct Launch {
     moe_plan plan;
     void* workspace = nullptr;
     uint64_t workspace_size = 0;
+    Range lent;  // the client's workspace, as far as phase 1 asked for it
     std::vector<char> own_workspace;
     std::vector<StandIn> stand_ins;
     std::vector<AllocationPtr> memory;
@@ -411,7 +411,8 @@ Status separate_outputs(Launch& launch, const std::vector<Placed>& placed) {
         for (const Placed& other : placed) {
             if (other.operand == output.operand || !output.range.overlaps(other.range)) continue;
             if (call.operands[other.operand].output && other.operand < output.operand) continue;
-            if (call.operands[output.operand].tensor == call.operands[other.operand].tensor) continue;
+            // Of an operator that changes its tensor both are one argument.
+            if (call.operands[output.operand].name == call.operands[other.operand].name) continue;
             MOE_DEVICE_TRY(mistake(161002, Rule::aliasing, call.operands[output.operand].name,
                                    "the memory of " + call.operands[other.operand].name, "memory of its own",
                                    output.allocation->about()));
@@ -421,6 +422,18 @@ Status separate_outputs(Launch& launch, const std::vector<Placed>& placed) {
             extent_of(launch.views.tensors[output.operand], &whole);
             if (!apart) launch.stand_ins.push_back({output.operand, output.range, whole, true, {}});
         }
+    }
+    return 0;
+}
+
+// Nor may the workspace lie over an operand.
+Status separate_workspace(Launch& launch, const std::vector<Placed>& placed) {
+    for (const Placed& one : placed) {
+        if (!one.range.overlaps(launch.lent)) continue;
+        launch.needs_workspace = launch.plan.workspace_size > 0;
+        return mistake(161002, Rule::aliasing, "workspace",
+                       "the memory of " + launch.executor->call->operands[one.operand].name, "memory of its own",
+                       one.allocation->about());
     }
     return 0;
 }
@@ -488,6 +501,7 @@ Status check_workspace(Launch& launch, void* workspace, uint64_t size) {
                     text("%llu bytes", static_cast<unsigned long long>(size)), allocation->about()));
         launch.needs_workspace = !allocation->memory.contains(range_of(workspace, executor.workspace_size));
     }
+    launch.lent = range_of(workspace, executor.workspace_size);
     return 0;
 }
 
@@ -503,6 +517,7 @@ Status queue(const std::shared_ptr<Launch>& launch, const std::shared_ptr<Stream
         for (size_t i = 0; i < call.operands.size(); ++i)
             if (launch->views.present[i] && call.operands[i].touched) MOE_DEVICE_TRY(place(*launch, i, &placed));
         MOE_DEVICE_TRY(separate_outputs(*launch, placed));
+        MOE_DEVICE_TRY(separate_workspace(*launch, placed));
     }
     if (!launch->executable) {
         task.run = [message = std::string(executor->operation.name) + ": " + launch->message]() -> Status {

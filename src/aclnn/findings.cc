@@ -14,6 +14,7 @@
 #include "aclnn/call.h"
 #include "aclnn/moe_aclnn.h"
 #include "aclnn/settings.h"
+#include "aclnn/state.h"
 
 namespace moe::device {
 namespace {
@@ -47,7 +48,6 @@ struct ThreadState {
     std::string last_refusal;
     Status last_error = 0;
 };
-thread_local ThreadState thread_state;
 
 struct Sinks {
     std::mutex mutex;
@@ -74,13 +74,14 @@ const char* severity_name(moe_aclnn_severity severity) {
     return severity == MOE_ACLNN_ERROR ? "error" : severity == MOE_ACLNN_MISTAKE ? "mistake" : "warning";
 }
 
+// Bytes that are not ASCII may be no UTF-8, which JSON has to be: they count as Latin-1.
 std::string json_string(const std::string& value) {
     std::string out = "\"";
     for (const char c : value) {
         if (c == '"' || c == '\\')
             out += std::string("\\") + c;
-        else if (static_cast<unsigned char>(c) < 0x20)
-            out += text("\\u%04x", c);
+        else if (const auto byte = static_cast<unsigned char>(c); byte < 0x20 || byte > 0x7E)
+            out += text("\\u%04x", byte);
         else
             out += c;
     }
@@ -144,33 +145,33 @@ std::string text(const char* format, ...) {
 
 Status refuse(Status status, Rule rule, const std::string& argument, const std::string& seen, const std::string& needed,
               const About& about) {
-    thread_state.findings.push_back(make(rule, MOE_ACLNN_ERROR, status, argument, seen, needed, about));
-    add_error_text(status, body_of(thread_state.findings.back()));
+    own<ThreadState>().findings.push_back(make(rule, MOE_ACLNN_ERROR, status, argument, seen, needed, about));
+    add_error_text(status, body_of(own<ThreadState>().findings.back()));
     return status;
 }
 
 Status mistake(Status strict_status, Rule rule, const std::string& argument, const std::string& seen,
                const std::string& needed, const About& about) {
     const Status status = mode() == MOE_ACLNN_STRICT ? strict_status : 0;
-    thread_state.findings.push_back(make(rule, MOE_ACLNN_MISTAKE, status, argument, seen, needed, about));
-    if (status != 0) add_error_text(status, body_of(thread_state.findings.back()));
+    own<ThreadState>().findings.push_back(make(rule, MOE_ACLNN_MISTAKE, status, argument, seen, needed, about));
+    if (status != 0) add_error_text(status, body_of(own<ThreadState>().findings.back()));
     return status;
 }
 
 void record(Rule rule, const std::string& argument, const std::string& seen, const std::string& needed,
             const About& about) {
-    thread_state.findings.push_back(make(rule, MOE_ACLNN_MISTAKE, 0, argument, seen, needed, about));
+    own<ThreadState>().findings.push_back(make(rule, MOE_ACLNN_MISTAKE, 0, argument, seen, needed, about));
 }
 
 void warn(Rule rule, const std::string& argument, const std::string& seen, const std::string& needed,
           const About& about) {
-    thread_state.findings.push_back(make(rule, MOE_ACLNN_WARNING, 0, argument, seen, needed, about));
+    own<ThreadState>().findings.push_back(make(rule, MOE_ACLNN_WARNING, 0, argument, seen, needed, about));
 }
 
 void deliver_findings() {
-    if (thread_state.findings.empty()) return;
+    if (own<ThreadState>().findings.empty()) return;
     std::vector<Finding> findings;
-    findings.swap(thread_state.findings);
+    findings.swap(own<ThreadState>().findings);
     for (const Finding& finding : findings) {
         moe_aclnn_callback callback;
         void* user;
@@ -197,7 +198,7 @@ void deliver_findings() {
 }
 
 void add_error_text(Status status, const std::string& body) {
-    ThreadState& state = thread_state;
+    ThreadState& state = own<ThreadState>();
     state.last_refusal = body.substr(0, longest_body);
     // A client that never asks keeps the first errors, not all of them.
     if (state.pending_text.size() > 16 * longest_body) return;
@@ -219,15 +220,15 @@ void add_error_text(Status status, const std::string& body) {
 }
 
 const std::string& last_refusal() {
-    return thread_state.last_refusal;
+    return own<ThreadState>().last_refusal;
 }
 
 bool has_error_text() {
-    return !thread_state.pending_text.empty();
+    return !own<ThreadState>().pending_text.empty();
 }
 
 void set_last_error(Status status) {
-    thread_state.last_error = status;
+    own<ThreadState>().last_error = status;
 }
 
 void lock_findings() {
@@ -242,7 +243,7 @@ void unlock_findings() {
 using namespace moe::device;
 
 const char* aclGetRecentErrMsg() {
-    ThreadState& state = thread_state;
+    ThreadState& state = own<ThreadState>();
     state.returned_text.clear();
     state.returned_text.swap(state.pending_text);
     return state.returned_text.empty() ? nullptr : state.returned_text.c_str();
@@ -252,7 +253,7 @@ aclError aclrtPeekAtLastError(aclrtLastErrLevel level) {
     return entry(MOE_HERE, [&]() -> Status {
         if (level != ACL_RT_THREAD_LEVEL)
             return refuse(107000, Rule::argument, "level", text("%d", static_cast<int>(level)), "0");
-        return thread_state.last_error;
+        return own<ThreadState>().last_error;
     });
 }
 

@@ -50,8 +50,14 @@ struct Pinned {
 
     void* const address;
     const size_t size;
+    void add_access(const Access& access) {
+        const auto over = [&](const Access& old) { return old.stream == access.stream || !stream_lives(old.stream); };
+        accesses.erase(std::remove_if(accesses.begin(), accesses.end(), over), accesses.end());
+        accesses.push_back(access);
+    }
+
     const Origin made = origin();
-    std::vector<Access> accesses;
+    std::vector<Access> accesses;  // the last of every stream
 };
 
 struct Memory {
@@ -612,7 +618,7 @@ aclError aclrtMemcpyAsync(void* dst, size_t destMax, const void* src, size_t cou
             if (side->allocation != nullptr)
                 side->allocation->add_access(access);
             else if (side->pinned != nullptr)
-                side->pinned->accesses.assign(1, access);
+                side->pinned->add_access(access);
         }
         lock.unlock();
         // Pageable memory is the client's again when the call returns.

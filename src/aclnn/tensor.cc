@@ -37,17 +37,6 @@ bool is_plain(aclFormat format) {
     }
 }
 
-std::vector<int64_t> row_major(const std::vector<int64_t>& shape) {
-    std::vector<int64_t> strides(shape.size());
-    // Wrapping: a shape too large for 64 bits is refused by the operator.
-    uint64_t stride = 1;
-    for (size_t d = shape.size(); d-- > 0;) {
-        strides[d] = static_cast<int64_t>(stride);
-        stride *= static_cast<uint64_t>(shape[d]);
-    }
-    return strides;
-}
-
 Status check_dims(const int64_t* dims, uint64_t count, const char* argument) {
     if (dims == nullptr && count > 0)
         return refuse(161001, Rule::null_argument, argument, "null",
@@ -156,6 +145,17 @@ Status get_value(const aclTensor* handle, T* value, const char* argument, Get&& 
 
 }  // namespace
 
+std::vector<int64_t> row_major(const std::vector<int64_t>& shape) {
+    std::vector<int64_t> strides(shape.size());
+    // Wrapping: a shape too large for 64 bits is refused by the operator.
+    uint64_t stride = 1;
+    for (size_t d = shape.size(); d-- > 0;) {
+        strides[d] = static_cast<int64_t>(stride);
+        stride *= static_cast<uint64_t>(shape[d]);
+    }
+    return strides;
+}
+
 uint64_t take_getter_arrays() {
     return getter_arrays.exchange(0);
 }
@@ -183,9 +183,11 @@ moe_tensor view_of(const TensorState& state, void* data) {
     view.format = is_plain(state.format) ? MOE_FORMAT_ND : static_cast<moe_format>(state.format);
     const int64_t size = moe_dtype_size(view.dtype);
     const auto rank = static_cast<size_t>(std::min(view.rank, MOE_MAX_RANK));
-    // Wrapping arithmetic: extent_of is what decides whether the addresses exist.
+    // What is too far stays too far, for extent_of to see.
     const auto times = [](int64_t a, int64_t b) {
-        return static_cast<int64_t>(static_cast<uint64_t>(a) * static_cast<uint64_t>(b));
+        int64_t product;
+        if (!__builtin_mul_overflow(a, b, &product)) return product;
+        return (a < 0) != (b < 0) ? std::numeric_limits<int64_t>::min() : std::numeric_limits<int64_t>::max();
     };
     for (size_t d = 0; d < rank; ++d) {
         view.shape[d] = state.shape[d];

@@ -85,6 +85,9 @@ class Scalar : public Object {
 // Arrays that getters have handed out since the last call: nobody can see whether they were deleted.
 uint64_t take_getter_arrays();
 
+// Strides without gaps, in elements.
+std::vector<int64_t> row_major(const std::vector<int64_t>& shape);
+
 // The tensor as the core wants it, over other memory when `data` says so. Every plain format counts as ND, and a
 // FRACTAL_NZ view that is the storage itself as well.
 moe_tensor view_of(const TensorState& state, void* data);

@@ -1,13 +1,15 @@
 // Tensors, executors, workspaces and addresses: what phase 2 accepts, and what it tells.
 #include <unistd.h>
 
+#include <limits>
 #include <thread>
 
 #include "aclnnop/aclnn_moe_compute_expert_tokens.h"
 #include "aclnnop/aclnn_moe_finalize_routing_v2.h"
+#include "aclnnop/aclnn_moe_init_routing_v2.h"
 #include "aclnnop/aclnn_moe_init_routing_v3.h"
 #include "aclnnop/aclnn_moe_token_permute_with_routing_map.h"
-#include "client.h"
+#include "operands.h"
 
 using namespace client;
 
@@ -444,6 +446,93 @@ TEST_CASE("an output over an input is computed apart") {
         if (mode == MOE_ACLNN_COMPAT) CHECK(memory.read<int32_t>() == std::vector<int32_t>{2, 4, 6, 1, 2, 2});
         CHECK(aclDestroyTensor(from) == 0);
         CHECK(aclDestroyTensor(to) == 0);
+    }
+    aclGetRecentErrMsg();
+}
+
+TEST_CASE("strides and offsets that lead beyond every address") {
+    Findings findings;
+    constexpr int64_t most = std::numeric_limits<int64_t>::max(), least = std::numeric_limits<int64_t>::min();
+    for (const moe_aclnn_mode mode : every_mode) {
+        const InMode in_mode(mode);
+        Session session;
+        const Array<int32_t> from({6}, sorted);
+        const Buffer memory(64);
+        // 4 bytes times the last one are 2 to the 64th: no wrap to 0.
+        for (const int64_t stride : {most, least, int64_t{1} << 62}) {
+            const int64_t shape[] = {3}, strides[] = {stride};
+            aclTensor* far = aclCreateTensor(shape, 1, ACL_INT32, strides, 0, ACL_FORMAT_ND, shape, 1, memory.data);
+            uint64_t size = 0;
+            aclOpExecutor* executor = nullptr;
+            const aclnnStatus planned = aclnnMoeComputeExpertTokensGetWorkspaceSize(from, 3, far, &size, &executor);
+            CHECK(planned == (mode == MOE_ACLNN_STRICT ? 161002 : 0));
+            // In real the operator writes densely.
+            if (planned == 0)
+                CHECK(run(session, aclnnMoeComputeExpertTokens, size, executor) ==
+                      (mode == MOE_ACLNN_COMPAT ? 507015 : 0));
+            CHECK(aclDestroyTensor(far) == 0);
+        }
+        const int64_t length = 6;
+        const Array<int32_t> to({3});
+        aclTensor* beyond = aclCreateTensor(&length, 1, ACL_INT32, nullptr, int64_t{1} << 62, ACL_FORMAT_ND, &length, 1,
+                                            from.buffer.data);
+        uint64_t size = 0;
+        aclOpExecutor* executor = plan(beyond, to, &size);
+        CHECK(run(session, aclnnMoeComputeExpertTokens, size, executor) ==
+              (mode == MOE_ACLNN_STRICT ? 161002 : 507015));
+        CHECK(aclDestroyTensor(beyond) == 0);
+        const int64_t shape[] = {most, most, most, most}, strides[] = {most, least, most, least};
+        aclTensor* far = aclCreateTensor(shape, 4, ACL_INT32, strides, 0, ACL_FORMAT_ND, shape, 4, memory.data);
+        CHECK(aclnnMoeComputeExpertTokensGetWorkspaceSize(from, 3, far, &size, &executor) == 161002);
+        CHECK(aclDestroyTensor(far) == 0);
+    }
+    aclGetRecentErrMsg();
+}
+
+TEST_CASE("a tensor that is an input and the output is two places too") {
+    Findings findings;
+    for (const moe_aclnn_mode mode : every_mode) {
+        const InMode in_mode(mode);
+        Session session;
+        const Array<int32_t> both({3}, {0, 0, 2});
+        CHECK(launch(plan(both, both), session) == (mode == MOE_ACLNN_STRICT ? 161002 : 0));
+        CHECK(findings.rules() == Rules{"aliasing"});
+        CHECK(session.synchronise() == 0);
+        CHECK(both.read() ==
+              (mode == MOE_ACLNN_STRICT ? std::vector<int32_t>{0, 0, 2} : std::vector<int32_t>{2, 2, 3}));
+    }
+    aclGetRecentErrMsg();
+}
+
+TEST_CASE("a workspace over an operand is left alone") {
+    Findings findings;
+    constexpr int64_t tokens = 3000, experts = 16;
+    std::vector<int32_t> ids(tokens * 2);
+    for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(i * 7 % experts);
+    const std::vector<int32_t> even(experts, static_cast<int32_t>(ids.size() / experts));
+    for (const moe_aclnn_mode mode : every_mode) {
+        const InMode in_mode(mode);
+        Session session;
+        // The ids stand where the workspace begins, and are read more than once.
+        std::vector<int32_t> memory(64 * ids.size());
+        std::copy(ids.begin(), ids.end(), memory.begin());
+        const Buffer both(memory);
+        const Array<float> x({tokens, 1}), out({2 * tokens, 1});
+        const Array<int32_t> rows({2 * tokens}), counts({experts});
+        aclTensor* expert_idx = make_tensor({tokens, 2}, ACL_INT32, both.data);
+        uint64_t size = 0;
+        aclOpExecutor* executor = nullptr;
+        REQUIRE(aclnnMoeInitRoutingV2GetWorkspaceSize(x, expert_idx, 0, 0, experts, 0, 2, false, out, rows, counts,
+                                                      nullptr, &size, &executor) == 0);
+        REQUIRE(size > 0);
+        REQUIRE(size <= both.size);
+        CHECK(aclnnMoeInitRoutingV2(both.data, size, executor, session.stream) ==
+              (mode == MOE_ACLNN_STRICT ? 161002 : 0));
+        CHECK(findings.rules() == Rules{"aliasing"});
+        CHECK(session.synchronise() == 0);
+        if (mode != MOE_ACLNN_STRICT) CHECK(counts.read() == even);
+        CHECK(both.read<int32_t>() == memory);
+        CHECK(aclDestroyTensor(expert_idx) == 0);
     }
     aclGetRecentErrMsg();
 }

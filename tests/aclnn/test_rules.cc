@@ -449,6 +449,11 @@ TEST_CASE("switches: modes, options and the findings file") {
                    "{\"rule\": \"double-destroy\", \"severity\": \"mistake\", \"status\": 0, \"api\": "
                    "\"aclDestroyTensor\", \"argument\": \"tensor\""));
     CHECK(std::count(line.begin(), line.end(), '\n') == 1);
+    // Whatever a client names, the lines are ASCII.
+    REQUIRE(moe_aclnn_set_findings_file(file.c_str()) == 0);
+    CHECK(moe_aclnn_set_soc("a\"\\\n\xC3\xA9\xFF") == 161002);
+    CHECK(moe_aclnn_set_findings_file(nullptr) == 0);
+    CHECK(contains(contents(file), R"("seen": "a\"\\\u000a\u00c3\u00a9\u00ff", )"));
     std::filesystem::remove(file);
     aclGetRecentErrMsg();
 }

@@ -426,6 +426,29 @@ TEST_CASE("asynchronous copies follow the order of their stream; pinned memory s
     }
 }
 
+TEST_CASE("host memory that two streams copy from is in use until both are through") {
+    const Session session;
+    const WithOption deferred(MOE_ACLNN_OPTION_DEFERRED);
+    Findings findings;
+    const Buffer device(64);
+    aclrtStream streams[2];
+    void* host = nullptr;
+    REQUIRE(aclrtMallocHost(&host, 64) == 0);
+    std::memset(host, 1, 64);
+    for (int i = 0; i < 2; ++i) {
+        REQUIRE(aclrtCreateStream(&streams[i]) == 0);
+        CHECK(aclrtMemcpyAsync(static_cast<char*>(device.data) + 32 * i, 32, static_cast<char*>(host) + 32 * i, 32,
+                               ACL_MEMCPY_HOST_TO_DEVICE, streams[i]) == 0);
+    }
+    CHECK(aclrtSynchronizeStream(streams[1]) == 0);
+    CHECK(findings.rules() == Rules{});
+    CHECK(aclrtFreeHost(host) == 0);
+    CHECK(findings.rules() == Rules{"unsynchronised"});
+    for (const aclrtStream stream : streams) CHECK(aclrtDestroyStream(stream) == 0);
+    CHECK(device.read<char>() == std::vector<char>(64, 1));
+    CHECK(findings.rules() == Rules{});
+}
+
 TEST_CASE("the default stream, timeouts, forced destruction") {
     Session session;
     Findings findings;
