@@ -9,14 +9,14 @@ import numpy as np
 
 from acl_binding._cdef import ffi
 from acl_binding._layout import NZ
-from acl_binding._resources import Resource
+from acl_binding._resources import Resource, need
 from acl_binding._signatures import PHASE_1, Operator, Parameter, operators
+from acl_binding._stream import Stream
 from acl_binding._tensor import Buffer, Tensor
 from acl_binding.errors import AclMissingError
 
 if TYPE_CHECKING:
     from acl_binding._device import Device
-    from acl_binding._stream import Stream
 
 
 def _is_integer(value: Any) -> bool:
@@ -65,6 +65,8 @@ def _convert(operator: Operator, parameter: Parameter, value: Any, device: "Devi
             needed = "a float"
         case "const char*":
             if isinstance(value, str):
+                if "\0" in value:
+                    raise ValueError(f"{operator.name}: {parameter.short_name} is {value!r}, needed no null in it")
                 return value.encode()
             needed = "a str"
     raise TypeError(f"{operator.name}: {parameter.short_name} is {_kind(value)}, needed {needed}, in {operator}")
@@ -216,6 +218,7 @@ class Call:
         self._need_executor()
         index, parameter = self.operator.position(which, outputs)
         name = parameter.short_name
+        need(Tensor, f"{self.operator.name}: {name}", tensor)
         if name not in self._tensors:
             raise ValueError(f"{self.operator.name}: {name} was None in phase 1, needed a tensor to take the place of")
         if not tensor.is_like(self._tensors[name]):
@@ -225,7 +228,7 @@ class Call:
 
     # --- Phase 2 ------------------------------------------------------------------------------------------------------
 
-    def run(self, stream: "Stream | None" = None, workspace: Buffer | Tensor | None = None) -> None:
+    def run(self, stream: Stream | None = None, workspace: Buffer | Tensor | None = None) -> None:
         """Queue the work.
 
         Parameters
@@ -236,13 +239,17 @@ class Call:
             Memory of at least `workspace_size` bytes; without it, memory that the stream keeps for its launches.
         """
         self._need_executor()
-        stream = stream or self.device.default_stream
+        stream = self.device.default_stream if stream is None else stream
+        need(Stream, f"{self.operator.name}: stream", stream)
         if stream.device is not self.device:
             raise ValueError(f"{self.operator.name}: stream is of another device")
         if workspace is None:
             memory = stream.scratch(self.workspace_size) if self.workspace_size > 0 else Buffer(self.device, 0)
         else:
             memory = workspace.buffer if isinstance(workspace, Tensor) else workspace
+            need(Buffer, f"{self.operator.name}: workspace", memory)
+            if memory.device is not self.device:
+                raise ValueError(f"{self.operator.name}: workspace is of another device")
         try:
             self.device.check(
                 self.operator.name, self._second, memory.address, memory.nbytes, self._executor, stream.handle

@@ -14,6 +14,12 @@ _MODES = ("compat", "real", "strict")
 _OPTIONS = ("deferred", "workspace", "backtrace", "poison", "protect")
 
 
+def _index(kind: str, names: tuple[str, ...], name: str) -> int:
+    if name not in names:
+        raise ValueError(f"{kind}: {name!r}, needed one of {', '.join(map(repr, names))}")
+    return names.index(name)
+
+
 class CpuDevice:
     """What a CPU device has and a card has not: modes, options, findings. :attr:`Library.cpu` is one, or None.
 
@@ -39,11 +45,13 @@ class CpuDevice:
 
     def option(self, name: str) -> bool:
         """Whether ``"deferred"``, ``"workspace"``, ``"backtrace"``, ``"poison"`` or ``"protect"`` is on."""
-        return bool(self._library.c.moe_aclnn_get_option(_OPTIONS.index(name)))
+        return bool(self._library.c.moe_aclnn_get_option(_index("option", _OPTIONS, name)))
 
     @contextmanager
     def using(self, *, mode: str | None = None, **options: bool) -> Iterator[None]:
         """Set the mode and options, and in the end set them back."""
+        if mode is not None:
+            _index("mode", _MODES, mode)
         before = self.mode, {name: self.option(name) for name in options}
         try:
             self._set(mode or before[0], options)
@@ -52,9 +60,9 @@ class CpuDevice:
             self._set(*before)
 
     def _set(self, mode: str, options: dict[str, bool]) -> None:
-        self._library.invoke("moe_aclnn_set_mode", _MODES.index(mode))
+        self._library.invoke("moe_aclnn_set_mode", _index("mode", _MODES, mode))
         for name, value in options.items():
-            self._library.invoke("moe_aclnn_set_option", _OPTIONS.index(name), int(value))
+            self._library.invoke("moe_aclnn_set_option", _index("option", _OPTIONS, name), int(value))
 
     @property
     def rules(self) -> tuple[str, ...]:

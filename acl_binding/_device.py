@@ -1,6 +1,8 @@
 """Devices: their context, memory, streams, and operators."""
 
 import math
+import operator
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -11,7 +13,7 @@ import numpy.typing as npt
 
 from acl_binding._call import Call
 from acl_binding._cdef import ffi
-from acl_binding._layout import NZ, Shape, format_number, int4_shape, numpy_dtype, nz_storage_shape, to_nz
+from acl_binding._layout import NZ, Shape, format_number, int4_shape, numpy_dtype, nz_storage_shape, size, sizes, to_nz
 from acl_binding._resources import Resources
 from acl_binding._stream import Event, Stream
 from acl_binding._tensor import Buffer, Tensor
@@ -30,9 +32,10 @@ def _extent(shape: Sequence[int], strides: Sequence[int] | None) -> int:
 class Device:
     """A device while it is open. :meth:`Library.device` makes one.
 
-    It may be used from any thread: every call selects the device's context on the thread that makes it. Leaving the
-    ``with`` statement waits for all streams, raises what their work failed with, and gives everything back that was
-    made on the device, whatever order it was made in and whoever still refers to it.
+    It may be used from any thread: every call selects the device's context on the thread that makes it; such threads
+    have to be done before the device is closed. Leaving the ``with`` statement waits for all streams, raises what their
+    work failed with, and gives everything back that was made on the device, whatever order it was made in and whoever
+    still refers to it.
 
     Examples
     --------
@@ -49,10 +52,17 @@ class Device:
 
     def __init__(self, library: "Library", number: int) -> None:
         self.library = library
-        self.number = number
-        self.resources = Resources(self.invoke)
+        try:
+            self.number = operator.index(number)
+        except TypeError:
+            raise TypeError(f"device: {number!r}, needed an int") from None
+        if not -(2**31) <= self.number < 2**31:
+            raise ValueError(f"device: {number}, needed 0 or more, below 2**31")
+        self.resources = Resources(self.invoke, self._is_open)
         self._context: Any = None
         self._closed = False
+        self._closer: int | None = None
+        self._closing = threading.Lock()
 
     # --- Start and end ------------------------------------------------------------------------------------------------
 
@@ -72,8 +82,11 @@ class Device:
 
     def close(self) -> None:
         """Wait for all streams and give everything back; later calls do nothing."""
-        if self._context is None:
-            return
+        with self._closing:
+            if self._context is None or self._closer is not None:
+                return
+            # From here on other threads are refused: what they queued now would lose its memory.
+            self._closer = threading.get_ident()
         failure: Exception | None = None
         for step in (self.synchronize, self.resources.release_all, self._reset):
             try:
@@ -117,8 +130,12 @@ class Device:
         self._select()
         return self.library.made(name, getattr(self.library.c, name)(*arguments))
 
+    def _is_open(self) -> bool:
+        """Whether this thread may use the device."""
+        return self._context is not None and self._closer in (None, threading.get_ident())
+
     def _select(self) -> None:
-        if self._context is None:
+        if not self._is_open():
             raise RuntimeError(f"device {self.number} is closed")
         self.library.invoke("aclrtSetCurrentContext", self._context)
 
@@ -213,21 +230,24 @@ class Device:
         """
         int4 = isinstance(dtype, str) and dtype == "int4"
         given = np.asarray(array)
+        if int4 and given.dtype.kind not in "iu":
+            raise TypeError(f"array: {given.dtype}, needed integers that int4 are packed in")
         values = np.array(given, numpy_dtype(given.dtype if dtype is None or int4 else dtype), order="C", copy=None)
         number = format_number(format)
-        seen = tuple(values.shape) if shape is None else tuple(shape)
+        seen = values.shape if shape is None else sizes("shape", shape)
         if number == NZ and shape is None:
             if int4:
                 raise ValueError("format: FRACTAL_NZ of packed int4, needed its tiles and shape=")
             values = to_nz(values)
-        storage = tuple(values.shape)
+        storage = values.shape
         if int4:
             storage = int4_shape(storage, values.itemsize)
             seen = storage if shape is None else seen
         if storage_shape is not None:
-            if math.prod(storage_shape) != math.prod(storage):
-                raise ValueError(f"storage_shape: {tuple(storage_shape)} for {storage}, needed as many elements")
-            storage = tuple(storage_shape)
+            told = sizes("storage_shape", storage_shape)
+            if math.prod(told) != math.prod(storage):
+                raise ValueError(f"storage_shape: {told} for {storage}, needed as many elements")
+            storage = told
         tensor = self._new(values.dtype, seen, number, storage, strides, offset, int4)
         tensor.buffer.write(values)
         return tensor
@@ -267,10 +287,9 @@ class Device:
         int4 = isinstance(dtype, str) and dtype == "int4"
         stored = numpy_dtype("uint8" if int4 else dtype)
         number = format_number(format)
+        shape = sizes("shape", shape)
         if storage_shape is None and number == NZ:
             storage_shape = nz_storage_shape(shape, 0.5 if int4 else stored.itemsize)
-        elif storage_shape is None and (strides is not None or offset):
-            storage_shape = (offset + _extent(shape, strides),)
         return self._new(stored, shape, number, storage_shape, strides, offset, int4)
 
     def zeros(self, shape: Sequence[int], dtype: npt.DTypeLike, **layout: Any) -> Tensor:
@@ -291,22 +310,24 @@ class Device:
     def _new(
         self,
         dtype: np.dtype[Any],
-        shape: Sequence[int],
+        shape: Shape,
         format: int,
         storage_shape: Sequence[int] | None,
         strides: Sequence[int] | None,
         offset: int,
         int4: bool,
     ) -> Tensor:
-        shape = tuple(int(n) for n in shape)
-        steps: Shape | None = None if strides is None else tuple(int(s) for s in strides)
-        stored = shape if storage_shape is None else tuple(int(n) for n in storage_shape)
+        steps = None if strides is None else sizes("strides", strides)
         if steps is not None and len(steps) != len(shape):
             raise ValueError(f"strides: {steps} for the shape {shape}, needed one for each dimension")
-        if min((offset, *shape, *stored, *(steps or ())), default=0) < 0:
-            raise ValueError(f"shape, strides, offset: {shape}, {steps}, {offset}, needed numbers of 0 or more")
-        end = offset + _extent(shape, steps)
-        if format != NZ and end > math.prod(stored):
+        offset = size("offset", offset)
+        # Of FRACTAL_NZ strides say nothing; its tiles hold the whole shape.
+        end = offset + _extent(shape, None if format == NZ else steps)
+        if storage_shape is not None:
+            stored = sizes("storage_shape", storage_shape)
+        else:
+            stored = shape if steps is None and offset == 0 else (end,)
+        if end > math.prod(stored):
             raise ValueError(
                 f"shape: {shape} with strides {steps} and offset {offset} ends at element {end}, needed at most the "
                 f"{math.prod(stored)} that are stored"

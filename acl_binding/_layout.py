@@ -1,6 +1,7 @@
 """Data types, formats, and the layout FRACTAL_NZ."""
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,7 +48,9 @@ def numpy_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
     """Return a data type in the byte order of the machine; names of ml_dtypes are known as well."""
     if isinstance(dtype, str) and dtype in ACL_DTYPES:
         dtype = getattr(ml_dtypes, dtype, dtype)
-    return np.dtype(dtype).newbyteorder("=")
+    native = np.dtype(dtype).newbyteorder("=")
+    acl_dtype(native)
+    return native
 
 
 def acl_dtype(dtype: np.dtype[Any]) -> int:
@@ -62,17 +65,47 @@ def acl_dtype(dtype: np.dtype[Any]) -> int:
     """
     number = ACL_DTYPES.get(dtype.name)
     if number is None:
-        raise TypeError(f"dtype: {dtype} has no counterpart, needed one of {', '.join(ACL_DTYPES)}, or int4")
+        raise TypeError(
+            f"dtype: {dtype} has no counterpart, needed one of {', '.join(ACL_DTYPES)}, or 'int4' in integers"
+        )
     return number
 
 
 def format_number(format: str | int) -> int:
     """Return the number of a format; numbers stay what they are."""
     if not isinstance(format, str):
-        return int(format)
+        return size("format", format)
     if format not in FORMATS:
         raise ValueError(f"format: {format!r}, needed one of {', '.join(FORMATS)}, or a number of aclFormat")
     return FORMATS[format]
+
+
+def size(name: str, value: Any) -> int:
+    """Return a number of elements or bytes as one that the interface takes."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: {value!r}, needed an int") from None
+    if not 0 <= number < 2**63:
+        raise ValueError(f"{name}: {number}, needed a number of 0 or more, below 2**63")
+    return number
+
+
+def sizes(name: str, values: Any) -> Shape:
+    """Return a shape, or strides, as numbers that the interface takes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from acl_binding._layout import sizes
+    >>> sizes("shape", np.array([2, 3]))
+    (2, 3)
+    """
+    try:
+        given = tuple(values)
+    except TypeError:
+        raise TypeError(f"{name}: {values!r}, needed a sequence of int") from None
+    return tuple(size(name, value) for value in given)
 
 
 def row_major(shape: Sequence[int]) -> Shape:

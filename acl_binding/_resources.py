@@ -6,11 +6,18 @@ from collections.abc import Callable
 from typing import Any
 
 
+def need(kind: type, name: str, value: Any) -> None:
+    """Raise a TypeError for what is not of a class: behind handles of different kinds there is the same C type."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}: {type(value).__name__}, needed {kind.__name__}")
+
+
 class Resources:
     """Handles and memory of a device, each with the C function that ends it."""
 
-    def __init__(self, invoke: Callable[..., None]) -> None:
+    def __init__(self, invoke: Callable[..., None], is_open: Callable[[], bool]) -> None:
         self._invoke = invoke
+        self._is_open = is_open
         self._numbers = itertools.count()
         self._live: dict[int, tuple[str, Any]] = {}
         self._garbage: deque[int] = deque()
@@ -38,7 +45,8 @@ class Resources:
             raise first
 
     def release(self, number: int) -> None:
-        if (entry := self._live.pop(number, None)) is not None:
+        """Give a handle back, unless another thread is closing the device, and with it this."""
+        if self._is_open() and (entry := self._live.pop(number, None)) is not None:
             self._invoke(*entry)
 
     def forget(self, number: int) -> None:

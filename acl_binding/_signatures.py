@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
+from typing import SupportsIndex
 
 PHASE_1 = "GetWorkspaceSize"
 # The parameters that every phase 1 ends with.
@@ -107,7 +108,7 @@ class Operator:
             for index, parameter in enumerate(candidates):
                 if which in (parameter.python_name, parameter.short_name):
                     return index, parameter
-        elif 0 <= which < len(candidates):
+        elif isinstance(which, SupportsIndex) and 0 <= which < len(candidates):
             return which, candidates[which]
         names = ", ".join(p.short_name for p in candidates)
         raise LookupError(f"{self.name}: {which!r} is no {kind}, needed one of {names}")

@@ -1,6 +1,7 @@
 """Streams and events."""
 
 import itertools
+import math
 import threading
 from collections import deque
 from collections.abc import Iterable
@@ -8,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from acl_binding._cdef import ffi
-from acl_binding._resources import Resource
+from acl_binding._resources import Resource, need
 from acl_binding._tensor import Buffer
 from acl_binding.errors import AclError
 
@@ -79,14 +80,17 @@ class Stream:
         Parameters
         ----------
         timeout : float, optional
-            Seconds after which 507046 is raised.
+            Seconds after which 507046 is raised; no more than 2**31 milliseconds are waited for.
         """
+        if timeout is not None and not (math.isfinite(timeout) and timeout >= 0):
+            raise ValueError(f"timeout: {timeout}, needed seconds, or None to wait for as long as it takes")
         mark = self.mark()
         try:
             if timeout is None:
                 self.device.invoke("aclrtSynchronizeStream", self.handle)
             else:
-                self.device.invoke("aclrtSynchronizeStreamWithTimeout", self.handle, round(timeout * 1000))
+                milliseconds = round(min(timeout * 1000, 2**31 - 1))
+                self.device.invoke("aclrtSynchronizeStreamWithTimeout", self.handle, milliseconds)
         except AclError as error:
             if error.code != _TIMEOUT:
                 self.passed(mark)
@@ -105,6 +109,7 @@ class Stream:
 
     def wait(self, event: "Event") -> None:
         """Let later work of this stream wait for an event of another one."""
+        need(Event, "event", event)
         self.device.invoke("aclrtStreamWaitEvent", self.handle, event.handle)
 
     # --- End ----------------------------------------------------------------------------------------------------------
@@ -143,7 +148,8 @@ class Event:
 
     def record(self, stream: Stream | None = None) -> None:
         """Mark what the stream holds now; without one, the default stream."""
-        stream = stream or self.device.default_stream
+        stream = self.device.default_stream if stream is None else stream
+        need(Stream, "stream", stream)
         mark = stream.mark()
         self.device.invoke("aclrtRecordEvent", self.handle, stream.handle)
         self._recorded = stream, mark
@@ -167,6 +173,7 @@ class Event:
 
     def elapsed(self, end: "Event") -> float:
         """Return the milliseconds from this event to another one."""
+        need(Event, "end", end)
         result: Any = ffi.new("float *")
         self.device.invoke("aclrtEventElapsedTime", result, self.handle, end.handle)
         return float(result[0])

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from acl_binding._cdef import ffi
-from acl_binding._layout import INT4, ND, NZ, Array, Shape, acl_dtype, from_nz, nz_storage_shape, row_major
+from acl_binding._layout import INT4, ND, NZ, Array, Shape, acl_dtype, from_nz, nz_storage_shape, row_major, size
 
 if TYPE_CHECKING:
     from acl_binding._device import Device
@@ -30,7 +30,7 @@ class Buffer:
 
     def __init__(self, device: "Device", nbytes: int) -> None:
         self.device = device
-        self.nbytes = nbytes
+        self.nbytes = size("nbytes", nbytes)
         self.address = ffi.NULL
         if nbytes > 0:
             device.resources.collect()
@@ -49,6 +49,10 @@ class Buffer:
 
     def read(self, array: Array) -> None:
         """Copy the beginning of the buffer to an array."""
+        if not array.flags.c_contiguous:
+            raise ValueError(
+                f"array: strides {array.strides} of {array.dtype} {array.shape}, needed a C-contiguous one"
+            )
         target = self._bytes_of(array)
         if target.size > 0:
             place = ffi.from_buffer(target, require_writable=True)
@@ -173,17 +177,23 @@ class Tensor:
         """
         storage = self.storage()
         if self.acl_dtype == INT4:
+            if self.format == NZ:
+                return storage
             packed = 2 * self.dtype.itemsize
-            shape = (*self.shape[:-1], self.shape[-1] // packed)
-            return storage.reshape(shape) if self.format != NZ else storage
+            if not self.shape or self.shape[-1] % packed or math.prod(self.shape) != math.prod(self.storage_shape):
+                raise ValueError(
+                    f"shape: {self.shape} int4 in {self.dtype}, needed a whole number of these in every row: storage() "
+                    "returns them as they lie there"
+                )
+            return storage.reshape(*self.shape[:-1], self.shape[-1] // packed)
         if self.format == NZ and len(self.storage_shape) == len(self.shape) + 2:
             return from_nz(storage, self.shape)
         if 0 in self.shape:
             return np.empty(self.shape, self.dtype)
-        size = self.dtype.itemsize
-        strides = [stride * size for stride in self.strides]
+        itemsize = self.dtype.itemsize
+        strides = [stride * itemsize for stride in self.strides]
         memory = storage.reshape(-1).view(np.uint8)
-        view: Array = np.ndarray(self.shape, self.dtype, memory, self.offset * size, strides)
+        view: Array = np.ndarray(self.shape, self.dtype, memory, self.offset * itemsize, strides)
         return np.ascontiguousarray(view).reshape(self.shape)
 
     def copy_from(self, array: npt.ArrayLike) -> None:

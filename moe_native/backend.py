@@ -5,7 +5,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from typing import Any, Literal, Protocol
 
 from moe_native import _core
@@ -56,10 +56,18 @@ _of_environment: Backend | None = None
 """None until the environment variable was read."""
 _standing: list[tuple["weakref.ref[_Choice]", Backend]] = []
 """Choices for the process, the last of which holds. One that still lives may become that of a block."""
-_contexts = 0
-"""How many blocks are under way, in any thread."""
+_blocks: "weakref.WeakSet[_Block]" = weakref.WeakSet()
+"""Blocks under way, and those whose tasks are: a task keeps the choice that it was made under."""
 _recorders: tuple[Recorder, ...] = ()
-_chosen: ContextVar[Backend | None] = ContextVar("moe_native.backend", default=None)
+_chosen: ContextVar["_Block | None"] = ContextVar("moe_native.backend", default=None)
+
+
+class _Block:
+    """A choice for the calls of a thread or task, and the one outside of it."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.outer = _chosen.get()
 
 
 def open_backend(name: str, home: str | os.PathLike[str] | None, device: int) -> Backend:
@@ -94,7 +102,8 @@ def _process_default() -> Backend:
 
 
 def _current() -> Backend:
-    return _chosen.get() or _process_default()
+    block = _chosen.get()
+    return _process_default() if block is None else block.backend
 
 
 def _dispatch(op: str) -> tuple[Any, Any]:
@@ -113,7 +122,7 @@ def _record(op: str, arguments: dict[str, Any], outputs: dict[str, Array]) -> No
 def _watch() -> None:
     """Look at calls only while there may be something to do with them."""
     default = _standing[-1][1] if _standing else _of_environment
-    idle = default is _CPU and _contexts == 0 and not _recorders
+    idle = default is _CPU and not _blocks and not _recorders
     _core.set_dispatcher(None if idle else _dispatch)
 
 
@@ -136,7 +145,7 @@ def remove_recorder(recorder: Recorder) -> None:
 @contextmanager
 def inside() -> Iterator[None]:
     """Let operators of a block be computed by the core and not be recorded: parts of a call that is under way."""
-    token = _chosen.set(_INSIDE)
+    token = _chosen.set(_Block(_INSIDE))
     try:
         yield
     finally:
@@ -148,7 +157,6 @@ class _Choice(AbstractContextManager[None]):
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._tokens: list[Token[Backend | None]] = []
         with _lock:
             # Below one that nobody can enter any more none matters.
             gone = [i for i, (choice, _) in enumerate(_standing) if choice() is None]
@@ -157,18 +165,20 @@ class _Choice(AbstractContextManager[None]):
             _watch()
 
     def __enter__(self) -> None:
-        global _contexts
+        block = _Block(self._backend)
         with _lock:
             _standing[:] = [entry for entry in _standing if entry[0]() is not self]
-            self._tokens.append(_chosen.set(self._backend))
-            _contexts += 1
+            _blocks.add(block)
+            _chosen.set(block)
             _watch()
 
     def __exit__(self, *exception: object) -> None:
-        global _contexts
+        block = _chosen.get()
+        if block is None:
+            raise RuntimeError("use_backend: a block ends in another thread or task than it began in")
+        _chosen.set(block.outer)
+        del block
         with _lock:
-            _chosen.reset(self._tokens.pop())
-            _contexts -= 1
             _watch()
 
 

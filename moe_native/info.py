@@ -7,6 +7,7 @@ from typing import Any, Literal, overload
 
 import moe_native
 from moe_native import _core
+from moe_native.backend import inside
 
 
 class _State(IntEnum):
@@ -61,7 +62,7 @@ def explain(op: str | Callable[..., Any], /, *args: Any, **kwargs: Any) -> Expla
     """Make a call of an operator, and return what it used: kernels, tiles, scratch memory, threads.
 
     What is used depends on the data as well (experts without rows use nothing), so the call is really made; its
-    result is dropped, unless ``out=`` keeps it.
+    result is dropped, unless ``out=`` keeps it. It is made on the CPU, whatever :func:`use_backend` says.
 
     Parameters
     ----------
@@ -95,7 +96,8 @@ def explain(op: str | Callable[..., Any], /, *args: Any, **kwargs: Any) -> Expla
     function = getattr(moe_native, name, None)
     if not name.lstrip("_").startswith("npu_") or function is None or not (isinstance(op, str) or op is function):
         raise ValueError(f"explain: op: {op!r}, needed an operator of moe_native or its name")
-    plans = _core.watched(lambda: function(*args, **kwargs))
+    with inside():
+        plans = _core.watched(lambda: function(*args, **kwargs))
     kernels = _kernels()
     if not plans:
         return Explanation(name, 1, 0, {}, kernels)

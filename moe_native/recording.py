@@ -5,6 +5,7 @@ import json
 import os
 import threading
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -142,7 +143,10 @@ def load_calls(path: str | os.PathLike[str]) -> list[Call]:
         try:
             with np.load(file, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
-        except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+        except (
+            *(ValueError, OSError, EOFError, KeyError, AttributeError, TypeError),
+            *(zipfile.BadZipFile, RuntimeError, MemoryError, zlib.error),  # NotImplementedError is a RuntimeError
+        ) as error:
             raise refuse(f"no whole .npz ({error})") from error
     try:
         index = json.loads(str(arrays.pop(_INDEX)))
@@ -157,7 +161,7 @@ def load_calls(path: str | os.PathLike[str]) -> list[Call]:
             Call(
                 _operator(call["op"]),
                 {name: _unpack(value, arrays) for name, value in call["arguments"].items()},
-                {name: _unpack(value, arrays) for name, value in call["results"].items()},
+                {name: _result(_unpack(value, arrays)) for name, value in call["results"].items()},
             )
             for call in index["calls"]
         ]
@@ -169,6 +173,12 @@ def _operator(name: str) -> str:
     if not name.startswith("npu_") or not hasattr(moe_native, name):
         raise ValueError(f"{name} is no operator")
     return name
+
+
+def _result(value: Any) -> Array:
+    if not isinstance(value, np.ndarray):
+        raise ValueError(f"a result is {type(value).__name__}, not an array")
+    return value
 
 
 def _unpack(value: Any, arrays: dict[str, Array]) -> Any:

@@ -134,6 +134,8 @@ def test_numbers_that_do_not_fit(no_calls):
     device, x, *_ = no_calls
     with pytest.raises(ValueError, match="dim is 9223372036854775808, needed a number of 64 bits"):
         device.prepare("aclnnSwiGlu", x, 2**63, x)
+    with pytest.raises(ValueError, match=r"activation is 're\\x00lu', needed no null in it"):
+        device.prepare("aclnnFFN", x, x, x, *[None] * 11, "re\0lu", 0, x)
     with pytest.raises(ValueError, match="dims is -9223372036854775809"):
         device.prepare("aclnnPermute", x, [-(2**63) - 1], x)
 
@@ -155,6 +157,43 @@ def test_streams_of_another_device(acl_library, acl_device):
     call = acl_device.prepare("aclnnSwiGlu", x, -1, acl_device.empty((2, 2), "float32"))
     with acl_library.device(0) as other, pytest.raises(ValueError, match="stream is of another device"):
         call.run(other.default_stream)
+
+
+def test_workspaces_of_another_device(acl_library, acl_device):
+    x, out = acl_device.zeros((2, 4), "float32"), acl_device.empty((2, 2), "float32")
+    call = acl_device.prepare("aclnnSwiGlu", x, -1, out)
+    with acl_library.device(0) as other, pytest.raises(ValueError, match="workspace is of another device"):
+        call.run(workspace=other.workspace(512))
+
+
+def test_handles_of_another_kind(acl_device):
+    """To C they are all the same."""
+    stream, event = acl_device.default_stream, acl_device.event()
+    x, out = acl_device.zeros((2, 4), "float32"), acl_device.empty((2, 2), "float32")
+    call = acl_device.prepare("aclnnSwiGlu", x, -1, out).repeatable()
+    for wrong, message in (
+        (lambda: call.run(event), "aclnnSwiGlu: stream: Event, needed Stream"),
+        (lambda: call.run(workspace=np.zeros(3)), "aclnnSwiGlu: workspace: ndarray, needed Buffer"),
+        (lambda: call.set_input("x", np.zeros((2, 4))), "aclnnSwiGlu: x: ndarray, needed Tensor"),
+        (lambda: stream.wait(stream), "event: Stream, needed Event"),
+        (lambda: event.record(event), "stream: Event, needed Stream"),
+        (lambda: event.elapsed(stream), "end: Stream, needed Event"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            wrong()
+    with pytest.raises(LookupError, match="None is no input, needed one of x"):
+        call.set_input(None, x)
+    call.destroy()
+
+
+def test_refused_runs_leave_the_call_as_it_was(acl_device):
+    x, out = acl_device.tensor(np.ones((2, 4), np.float32)), acl_device.empty((2, 2), "float32")
+    call = acl_device.prepare("aclnnSwiGlu", x, -1, out)
+    with pytest.raises(TypeError, match="workspace: ndarray"):
+        call.run(workspace=np.zeros(3))
+    call.run()
+    acl_device.synchronize()
+    assert (out.numpy() > 0).all()
 
 
 def test_a_tensor_in_two_places_is_one(acl_device):

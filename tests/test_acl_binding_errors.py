@@ -289,3 +289,13 @@ def test_a_failed_phase_1_leaves_nothing_behind(acl_device, expect_finding):
         with pytest.raises(acl.AclInnerError):
             acl_device.prepare("aclnnPermute", x, [1, 0], x)
     assert len(acl_device.resources._live) == before + 1
+
+
+def test_settings_that_there_are_not(acl_library, acl_findings):
+    with pytest.raises(ValueError, match="mode: 'lax', needed one of 'compat', 'real', 'strict'"):
+        acl_library.cpu.using(mode="lax").__enter__()
+    with pytest.raises(ValueError, match="option: 'late', needed one of 'deferred', "):
+        acl_library.cpu.using(late=True).__enter__()
+    with pytest.raises(ValueError, match="option: 'late'"):
+        acl_library.cpu.option("late")
+    assert acl_library.cpu.mode == "strict"

@@ -332,6 +332,10 @@ def test_a_program_that_never_waits(acl_device):
 def test_timeout(acl_device):
     with acl_device.stream() as stream:
         stream.synchronize(timeout=10)
+        stream.synchronize(timeout=1e9)
+        for timeout in (-1, float("inf"), float("nan")):
+            with pytest.raises(ValueError, match=f"timeout: {timeout}, needed seconds, or None"):
+                stream.synchronize(timeout)
 
 
 # --- Cleanup ---
@@ -359,6 +363,27 @@ def fail_inside_with(device, prepare):
     with device, device.stream() as stream:
         prepare(device).run(stream)
         raise KeyError("mine")
+
+
+def test_other_threads_are_refused_while_a_device_is_closed(acl_library, acl_findings):
+    """What they queued after it has waited for all streams would lose its memory."""
+    seen = []
+
+    def refuse(device):
+        with pytest.raises(RuntimeError, match="device 0 is closed"):
+            prepared(device, [0, 1])
+        stream.destroy()
+        call.destroy()
+        device.close()
+        seen.append(repr(device))
+
+    device = acl_library.device(0).open()
+    stream, (call, _) = device.stream(), prepared(device, [0, 1])
+    release_all = device.resources.release_all
+    device.resources.release_all = lambda: (in_thread(lambda: refuse(device)), release_all())
+    device.close()
+    assert seen == ["Device(0, open)"]
+    assert repr(device) == "Device(0, closed)"
 
 
 def test_exceptions_inside_with(acl_library, acl_findings):

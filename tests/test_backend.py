@@ -142,6 +142,58 @@ def test_blocks_of_threads_and_tasks_do_not_meet():
     assert asyncio.run(both()) == ["acl", "cpu"]
 
 
+def test_one_choice_in_many_threads(fake):
+    choice, barrier = use_backend("acl"), threading.Barrier(4)
+
+    def of_thread(first):
+        with choice:
+            barrier.wait()
+            inside = get_backend()
+        if first:
+            barrier.wait()
+            return inside, get_backend()
+        with choice:
+            barrier.wait()
+        return inside, get_backend()
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(of_thread, [True, True, False, False])) == [("acl", "cpu")] * 4
+    swiglu()
+    assert not fake.calls
+
+
+def test_task_keeps_the_choice_that_it_was_made_under(fake):
+    """Also when the block has ended before it runs."""
+    swiglu()
+
+    async def compute():
+        swiglu()
+        return get_backend()
+
+    async def leave():
+        with use_backend("acl"):
+            task = asyncio.create_task(compute())
+        swiglu()
+        return await task, get_backend()
+
+    assert asyncio.run(leave()) == ("acl", "cpu")
+    assert len(fake.calls) == 1
+    swiglu()
+    assert len(fake.calls) == 1
+
+
+def test_block_that_ends_elsewhere():
+    choice = use_backend("cpu")
+    with choice:
+
+        def leave():
+            choice.__exit__(None, None, None)
+
+        with pytest.raises(RuntimeError, match="ends in another thread or task than it began in"):
+            elsewhere(leave)
+    assert get_backend() == "cpu"
+
+
 @pytest.mark.usefixtures("process_default")
 def test_call_holds_for_the_process():
     use_backend("acl", HOME)
@@ -205,6 +257,10 @@ def test_wrong_choices():
         use_backend("acl", "/nowhere")
     with pytest.raises(AclError, match="aclrtSetDevice"):
         use_backend("acl", HOME, device=99)
+    with pytest.raises(TypeError, match="device: '0', needed an int"):
+        use_backend("acl", HOME, device="0")
+    with pytest.raises(ValueError, match="device: 4294967296, needed 0 or more"):
+        use_backend("acl", HOME, device=2**32)
     assert get_backend() == "cpu"
 
 

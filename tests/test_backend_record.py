@@ -96,6 +96,38 @@ def test_every_form_of_argument(path):
     assert len(list(replay(path, ["npu_ffn"]))) == 1
 
 
+class Number:
+    def __init__(self, value):
+        self.value = value
+
+    def __index__(self):
+        return self.value
+
+
+@pytest.mark.parametrize("kind", [Number, np.int16, np.array])
+def test_what_is_an_int(path, kind):
+    """Whatever has an index is one, on the CPU, on a device and in a file."""
+    x, ids = np.ones((2, 8), F32), np.array([[0, 2], [1, 0]], np.int32)
+    index = np.arange(4, dtype=np.int32)
+
+    def compute():
+        routed = moe_native.npu_moe_init_routing_v2(
+            x, ids, expert_num=kind(3), active_expert_range=[kind(0), kind(3)], expert_tokens_num_flag=True
+        )
+        routing_map = np.ones((2, 2), np.int8)
+        back = moe_native.npu_moe_token_unpermute_with_routing_map(
+            np.ones((4, 8), F32), index, (kind(2), kind(8)), routing_map=routing_map
+        )
+        return [moe_native.npu_swiglu(x, kind(-1)), *routed[:3], back]
+
+    needed = compute()
+    with use_backend("acl", HOME), record(path):
+        seen = compute()
+    for array, result in zip(seen, needed, strict=True):
+        assert_same_bits(array, result)
+    assert [outcome.problem for outcome in replay(path, exact=True)] == [""] * 3
+
+
 def test_arrays_are_those_of_the_call(path):
     """What a program does with its arrays later is not in the file."""
     x = np.ones((2, 4), F32)
@@ -316,6 +348,18 @@ def test_damage(written):
     assert refused > 10
 
 
+def test_damage_of_the_directory(written):
+    """Of the fields of a zip file that make Python raise what is neither a ValueError nor a BadZipFile."""
+    whole = written.read_bytes()
+    entry = whole.rindex(b"PK\x01\x02")
+    for offset, value in ((6, 0x80), (8, 0x01), (8, 0x20), (8, 0x40), (10, 0x08), (10, 0x03)):
+        content = bytearray(whole)
+        content[entry + offset] = value
+        written.write_bytes(content)
+        with pytest.raises(ValueError, match=r"no whole \.npz .*, needed a file that moe_native.record wrote"):
+            list(replay(written))
+
+
 DAMAGED = {
     "no arguments": lambda index, arrays: index["calls"][0].pop("arguments"),
     "another operator": lambda index, arrays: index["calls"][0].update(op="set_num_threads"),
@@ -324,6 +368,7 @@ DAMAGED = {
     "calls of another kind": lambda index, arrays: index.update(calls=[1]),
     "an array that is not there": lambda index, arrays: arrays.pop("array_0"),
     "another dtype": lambda index, arrays: arrays.update(array_0=np.ones(3, np.int8)),
+    "a result that is none": lambda index, arrays: index["calls"][0]["results"].update({"the result": 1}),
     "a kind of argument": lambda index, arrays: index["calls"][0]["arguments"].update(input={"kind": "other"}),
 }
 

@@ -182,6 +182,14 @@ def test_device_that_refuses(monkeypatch):
     assert "AclInnerError: aclnnSwiGlu returned 561003" in result.stdout
 
 
+def test_file_that_cannot_be_written(tmp_path):
+    """Before the work, not after it."""
+    result = run("--home", HOME, "--json", str(tmp_path / "nowhere" / "verify.json"))
+    assert result.exit_code == 2
+    assert "No such file or directory" in result.stderr
+    assert not result.stdout
+
+
 def test_library_that_lacks_an_operator(monkeypatch):
     def lacking(self, operator):
         raise acl_binding.AclMissingError(operator.name, f"{operator.name} is in no library, needed {operator.needs}")

@@ -137,6 +137,13 @@ def test_explanation_by_name_and_nothing_left_behind():
     assert not [row for row in _core.kernels() if row[0] == "fgemm" and row[4]]
 
 
+def test_explanation_is_of_the_cpu(tmp_path):
+    needed = moe_native.explain("npu_moe_finalize_routing", *CALL)
+    with moe_native.use_backend("acl", moe_native.ascend_home()), moe_native.record(tmp_path / "calls.npz") as calls:
+        assert moe_native.explain("npu_moe_finalize_routing", *CALL) == needed
+    assert len(calls) == 0
+
+
 def test_explanation_of_a_call_that_fails():
     with pytest.raises(ValueError, match="7 at position 0"):
         moe_native.explain("npu_moe_finalize_routing", ROWS, None, None, None, None, np.array([7, 0], np.int32))

@@ -410,11 +410,11 @@ cdef class Call:
     cdef int64_t integer(self, str name, object value) except? -1:
         cdef int overflow = 0
         cdef int64_t small
-        self.note(name, value)
         # What nearly every call passes.
         if type(value) is int:
             small = PyLong_AsLongLongAndOverflow(value, &overflow)
             if overflow == 0:
+                self.note(name, value)
                 return small
         if isinstance(value, (bool, np.bool_)):
             raise TypeError(f"{self.op}: {name}: {value!r}, needed an int")
@@ -424,6 +424,7 @@ cdef class Call:
             raise TypeError(f"{self.op}: {name}: {type(value).__name__}, needed an int") from None
         if not -(1 << 63) <= number < 1 << 63:
             raise ValueError(f"{self.op}: {name}: {number}, which does not fit 64 bits")
+        self.note(name, number)
         return number
 
     cdef cbool boolean(self, str name, object value) except? False:

@@ -54,7 +54,8 @@ def init_routing_v2(x, expert_idx, scale, offset, active_num, expert_capacity, e
         bound = call.integer("active_expert_range", value)
         if i < 2:
             bounds[i] = bound
-    call.note("active_expert_range", active_expert_range)
+    if call.arguments is not None:
+        call.note("active_expert_range", [operator.index(value) for value in active_expert_range])
     args.active_expert_range = bounds
     args.active_expert_range_length = len(active_expert_range)
     args.expanded_x = args.expanded_row_idx = args.expert_token_cumsum_or_count = args.expanded_scale = NULL

@@ -90,7 +90,7 @@ def unpermute(permuted_tokens, sorted_indices, restore_shape, probs, routing_map
             raise ValueError(f"{call.op}: restore_shape: {len(sizes)} numbers, needed 2: (tokens, hidden)")
         restored[0] = call.integer("restore_shape", sizes[0])
         restored[1] = call.integer("restore_shape", sizes[1])
-        call.note("restore_shape", sizes)
+        call.note("restore_shape", (restored[0], restored[1]))
         args.restore_shape = restored
     args.probs = call.input("probs", probs)
     args.routing_map = call.input("routing_map", routing_map)

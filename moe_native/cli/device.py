@@ -64,6 +64,7 @@ def verify(home: Home = None, op: Ops = None, device: int = 0, json_file: Json =
         if name not in OPERATORS:
             raise typer.BadParameter(f"{name} is no operator, needed one of {', '.join(OPERATORS)}")
     names = op or OPERATORS
+    _check_writable(json_file)
     from acl_binding import AclError
     from moe_native.acl import AclBackend
     from moe_native.backend import open_backend
@@ -108,6 +109,7 @@ def replay(
 
     The exit status is 1 when a result is wrong, 2 when the file or the toolkit cannot be used.
     """
+    _check_writable(json_file)
     compared = []
     try:
         calls = load_calls(file)
@@ -147,6 +149,15 @@ def record(
     finally:
         sys.argv, sys.path[:] = before
         print(f"{len(recording)} calls in {file}", file=sys.stderr)
+
+
+def _check_writable(json_file: Path | None) -> None:
+    """A file that cannot be written is better known before the work."""
+    if json_file is not None:
+        try:
+            json_file.open("a").close()
+        except OSError as error:
+            _give_up(str(error))
 
 
 def _give_up(message: str) -> None:
