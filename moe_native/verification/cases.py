@@ -455,9 +455,8 @@ def _swiglu() -> Iterator[Spec]:
 
 
 def _format_cast() -> Iterator[Spec]:
-    for shape, dtype, back in product(
-        [(32, 64), (3, 48, 96), (2, 20, 40)], (np.dtype(np.int8), _F16, _BF16, _F32, np.dtype(np.int32)), (False, True)
-    ):
+    dtypes: list[np.dtype[Any]] = [np.dtype(np.int8), _F16, _BF16, _F32, np.dtype(np.int32)]
+    for shape, dtype, back in product([(32, 64), (3, 48, 96), (2, 20, 40)], dtypes, (False, True)):
 
         def make(rng: Random, sizes: Any = (shape, dtype, back)) -> Given:
             shape, dtype, back = sizes
