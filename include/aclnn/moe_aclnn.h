@@ -68,7 +68,7 @@ ACL_FUNC_VISIBILITY int32_t moe_aclnn_get_option(moe_aclnn_option option);
 ACL_FUNC_VISIBILITY aclnnStatus moe_aclnn_set_soc(const char* name);
 /* Findings are appended to the file as JSON lines; null closes it. 361001 when it cannot be opened. */
 ACL_FUNC_VISIBILITY aclnnStatus moe_aclnn_set_findings_file(const char* path);
-/* Null takes the callback back. */
+/* Null takes the callback back; on other threads a call of it may still be under way. */
 ACL_FUNC_VISIBILITY void moe_aclnn_set_callback(moe_aclnn_callback callback, void* user);
 /* How often a rule was broken since the start or the last clearing; null counts all. */
 ACL_FUNC_VISIBILITY uint64_t moe_aclnn_count_findings(const char* rule);
