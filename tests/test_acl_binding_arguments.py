@@ -196,16 +196,21 @@ def test_refused_runs_leave_the_call_as_it_was(acl_device):
     assert (out.numpy() > 0).all()
 
 
-def test_a_tensor_in_two_places_is_one(acl_device):
-    """As one handle in C would be: operators may compute in place."""
+def test_a_tensor_in_two_places_is_one(acl_device, expect_finding):
+    """As one handle in C would be; an operator that wrote where it reads would be told of it."""
     rng = np.random.default_rng(0)
     x, zeros = rng.normal(size=(3, 4)).astype(np.float32), np.zeros((6, 4), np.float32)
     place = acl_device.tensor(x)
     arguments = [acl_device.tensor(zeros), acl_device.tensor(np.arange(6, dtype=np.int32)), place, place]
-    ones = acl_device.tensor(np.ones((3, 2), np.float32))
-    acl_device.prepare("aclnnMoeFinalizeRoutingV2", *arguments, None, ones, None, 0, place).run()
+    ones, out = acl_device.tensor(np.ones((3, 2), np.float32)), acl_device.empty((3, 4), "float32")
+    call = acl_device.prepare("aclnnMoeFinalizeRoutingV2", *arguments, None, ones, None, 0, out)
+    assert call._handles["x1"] == call._handles["x2"] != call._handles["out"]
+    call.run()
     acl_device.synchronize()
-    np.testing.assert_array_equal(place.numpy(), x + x)
+    np.testing.assert_array_equal(out.numpy(), x + x)
+    with pytest.raises(acl.AclInvalidArgumentError, match="out: the memory of x1, needed memory of its own"):
+        acl_device.prepare("aclnnMoeFinalizeRoutingV2", *arguments, None, ones, None, 0, place).run()
+    expect_finding("aliasing")
 
 
 @pytest.mark.parametrize("dim", [np.int8(1), np.int64(-1), np.uint16(1)])
