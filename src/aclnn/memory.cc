@@ -241,9 +241,11 @@ void Allocation::close() const {
 
 bool Allocation::guards_intact() const {
     const Opened opened(this);
-    static const std::vector<char> intact(guard, static_cast<char>(guard_byte));
-    return std::memcmp(reinterpret_cast<const char*>(memory.begin) - guard, intact.data(), guard) == 0 &&
-           std::memcmp(reinterpret_cast<const char*>(memory.end), intact.data(), guard) == 0;
+    const auto intact = [](const char* begin) {
+        return std::all_of(begin, begin + guard, [](char byte) { return byte == static_cast<char>(guard_byte); });
+    };
+    return intact(reinterpret_cast<const char*>(memory.begin) - guard) &&
+           intact(reinterpret_cast<const char*>(memory.end));
 }
 
 void Allocation::restore_guards() const {
