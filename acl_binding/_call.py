@@ -160,7 +160,7 @@ class Call:
         if value is None:
             return ffi.NULL
         if isinstance(value, Tensor):
-            # A tensor in two places is one to the toolkit as well: it may be computed in place.
+            # A tensor in two places is one to the toolkit as well.
             same = [name for name, tensor in self._tensors.items() if tensor is value]
             if same:
                 handle = self._handles[same[0]]
