@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from moe_native.benchmarks.limits import Prober
 
-#: Idle OpenMP threads spin for about 10 ms after a region; the next contender must not meet those of the last one.
-PAUSE = 0.02
+#: Threads count as asleep once they took less than a quarter of so long a pause.
+PAUSE = 0.01
 #: Calls are repeated within a sample until it takes so long.
 SAMPLE_SECONDS = 0.002
 #: A run is void where the limit that decides the floor differs more than this between its 10th and 90th percentile.
@@ -158,6 +158,18 @@ def paired(a: Sequence[float], b: Sequence[float]) -> float:
     return float(np.median(ratios))
 
 
+def settle() -> None:
+    """Wait until the threads of the last contender sleep, which what is measured next must not meet.
+
+    Idle ones spin first: those of OpenMP for about 10 ms, those of OpenBLAS for more than 100 ms.
+    """
+    while True:
+        before = time.process_time()
+        time.sleep(PAUSE)
+        if time.process_time() - before < PAUSE / 4:
+            return
+
+
 def measure(work: Work, prober: Prober, repeats: int) -> None:
     """Run all contenders of an item `repeats` times, and fill in what was seen."""
     calls = {}
@@ -174,18 +186,20 @@ def measure(work: Work, prober: Prober, repeats: int) -> None:
     deciders = []
     turns = count()
     processor = ProcessorUse()
+    settle()
     before = {kind: prober.rate(kind) for kind in work.limits}
     for repeat in range(repeats):
         for turn in range(len(work.contenders)):
             contender = work.contenders[(turn + repeat) % len(work.contenders)]
             number = calls[contender.name]
-            time.sleep(PAUSE)
+            settle()
             start = time.perf_counter()
             for _ in range(number):
                 # Never the input set of the last call, where there is another one.
                 contender.call(next(turns) % work.sets)
             contender.seconds.append((time.perf_counter() - start) / number)
         if work.has_floor:
+            settle()
             after = {kind: prober.rate(kind) for kind in work.limits}
             floor, decider = work.floor({kind: (before[kind] + after[kind]) / 2 for kind in before})
             work.floors.append(floor)
