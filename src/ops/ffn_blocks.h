@@ -29,13 +29,9 @@ constexpr int64_t ffn_block_k = 256;
 constexpr int64_t ffn_stream_rows = 3;
 constexpr int64_t ffn_stream_columns = 2048;
 
-// Distance of the rows of a block's sums: off the powers of two, or the rows of a tile would compete for the same sets
-// of the first-level cache.
-constexpr int64_t ffn_sums_stride = ffn_block_columns + 16;
-
 // Sums that a thread must have room for.
 inline int64_t ffn_block_sums(int64_t rows) {
-    return std::max(std::min(rows, ffn_block_rows) * ffn_sums_stride, ffn_stream_rows * ffn_stream_columns);
+    return std::max(std::min(rows, ffn_block_rows) * ffn_block_columns, ffn_stream_rows * ffn_stream_columns);
 }
 
 // Cuts n into as few parts of at most `most` as there may be, evenly up to multiples of `unit`: the size of all but the

@@ -115,53 +115,70 @@ class Products {
     void first(const FfnBlock& block, int64_t hidden_row, char* hidden, const Scratch& scratch) const {
         const int64_t n = block.columns;
         const Input& bias = operands_.bias1;
-        const int64_t stride = product(x_, weight1_, block, block.column, scratch, scratch.sums);
+        product(x_, weight1_, block, block.column, scratch, scratch.sums);
         load_bias(bias, problem_.n1, block.expert, block.column, n, scratch.bias);
         if (problem_.gated) {
             const int64_t right = problem_.k2 + block.column;
             product(x_, weight1_, block, right, scratch, scratch.right_sums);
             load_bias(bias, problem_.n1, block.expert, right, n, scratch.right_bias);
         }
-        for (int64_t i = 0; i < block.rows; ++i) {
-            float* t = scratch.sums + i * stride;
-            finish_sum(t, bias ? scratch.bias : nullptr, n, scratch);
+        for_each_piece(block, [&](int64_t row, int64_t column, int64_t width, int64_t begin) {
+            float* t = scratch.sums + begin;
+            finish_sum(t, bias ? scratch.bias + column : nullptr, width, scratch);
             if (problem_.gated) {
-                float* right = scratch.right_sums + i * stride;
-                finish_sum(right, bias ? scratch.right_bias : nullptr, n, scratch);
-                (rows_.*problem_.activate)(right, n);
-                rows_.multiply(t, right, n);
+                float* right = scratch.right_sums + begin;
+                finish_sum(right, bias ? scratch.right_bias + column : nullptr, width, scratch);
+                (rows_.*problem_.activate)(right, width);
+                rows_.multiply(t, right, width);
             } else {
-                (rows_.*problem_.activate)(t, n);
+                (rows_.*problem_.activate)(t, width);
             }
-            const int64_t at = (block.row - hidden_row + i) * problem_.k2 + block.column;
-            narrow_row(rows_, problem_.hidden, t, hidden + at * moe_dtype_size(problem_.hidden), n);
-        }
+            const int64_t at = (block.row - hidden_row + row) * problem_.k2 + block.column + column;
+            narrow_row(rows_, problem_.hidden, t, hidden + at * moe_dtype_size(problem_.hidden), width);
+        });
     }
 
     void second(const FfnBlock& block, int64_t hidden_row, const char* hidden, const Scratch& scratch) const {
-        const int64_t n = block.columns;
         const Input& bias = operands_.bias2;
         const Rows h{problem_.hidden, hidden, problem_.k2, hidden_row};
-        const int64_t stride = product(h, weight2_, block, block.column, scratch, scratch.sums);
-        load_bias(bias, problem_.n2, block.expert, block.column, n, scratch.bias);
-        for (int64_t i = 0; i < block.rows; ++i) {
-            float* sum = scratch.sums + i * stride;
-            if (bias) rows_.add(sum, scratch.bias, n);
-            const int64_t at = (block.row + i) * problem_.n2 + block.column;
-            narrow_row(rows_, problem_.result, sum, operands_.y.data<char>() + at * moe_dtype_size(problem_.result), n);
-        }
+        product(h, weight2_, block, block.column, scratch, scratch.sums);
+        load_bias(bias, problem_.n2, block.expert, block.column, block.columns, scratch.bias);
+        for_each_piece(block, [&](int64_t row, int64_t column, int64_t width, int64_t begin) {
+            float* sum = scratch.sums + begin;
+            if (bias) rows_.add(sum, scratch.bias + column, width);
+            const int64_t at = (block.row + row) * problem_.n2 + block.column + column;
+            narrow_row(rows_, problem_.result, sum, operands_.y.data<char>() + at * moe_dtype_size(problem_.result),
+                       width);
+        });
     }
 
   private:
-    // Sums of the block's rows with columns [column, column + block.columns) of the weights; returns their stride.
-    int64_t product(const Rows& a, const Weights& w, const FfnBlock& block, int64_t column, const Scratch& scratch,
-                    float* sums) const {
-        return block.rows <= ffn_stream_rows ? stream(a, w, block, column, scratch, sums)
-                                             : multiply(a, w, block, column, scratch, sums);
+    // Columns whose sums lie row by row, before those of the next ones: of a panel, so that the tiles of its rows pass
+    // over memory in order.
+    int64_t piece(const FfnBlock& block) const { return streamed(block) ? block.columns : fgemm_.nr; }
+
+    // Calls visit(row, column, width, begin) for pieces of rows of the block's sums, which are at `begin`.
+    template <class Visit>
+    void for_each_piece(const FfnBlock& block, Visit&& visit) const {
+        const int64_t piece_columns = piece(block);
+        for (int64_t j = 0; j < block.columns; j += piece_columns)
+            for (int64_t i = 0; i < block.rows; ++i)
+                visit(i, j, std::min(piece_columns, block.columns - j), j * block.rows + i * piece_columns);
     }
 
-    int64_t stream(const Rows& a, const Weights& w, const FfnBlock& block, int64_t column, const Scratch& scratch,
-                   float* sums) const {
+    static bool streamed(const FfnBlock& block) { return block.rows <= ffn_stream_rows; }
+
+    // Sums of the block's rows with columns [column, column + block.columns) of the weights.
+    void product(const Rows& a, const Weights& w, const FfnBlock& block, int64_t column, const Scratch& scratch,
+                 float* sums) const {
+        if (streamed(block))
+            stream(a, w, block, column, scratch, sums);
+        else
+            multiply(a, w, block, column, scratch, sums);
+    }
+
+    void stream(const Rows& a, const Weights& w, const FfnBlock& block, int64_t column, const Scratch& scratch,
+                float* sums) const {
         std::fill_n(sums, block.rows * block.columns, 0.0f);
         for (int64_t k = 0; k < w.k; k += stream_k) {
             const int64_t count = std::min(stream_k, w.k - k);
@@ -174,16 +191,14 @@ class Products {
                                                            sums + i * block.columns);
                          });
         }
-        return block.columns;
     }
 
-    int64_t multiply(const Rows& a, const Weights& w, const FfnBlock& block, int64_t column, const Scratch& scratch,
-                     float* sums) const {
+    void multiply(const Rows& a, const Weights& w, const FfnBlock& block, int64_t column, const Scratch& scratch,
+                  float* sums) const {
         const int64_t nr = fgemm_.nr;
         const int64_t step = even_part(w.k, fgemm_max_words * k_of_word(), 2);
         const int64_t tiles = ceil_divide(block.rows, fgemm_.mr);
-        if (w.k == 0)
-            for (int64_t i = 0; i < block.rows; ++i) std::fill_n(sums + i * ffn_sums_stride, block.columns, 0.0f);
+        if (w.k == 0) std::fill_n(sums, block.rows * ceil_divide(block.columns, nr) * nr, 0.0f);
         for (int64_t k = 0; k < w.k; k += step) {
             const int64_t count = std::min(step, w.k - k);
             const int64_t words = ceil_divide(count, k_of_word());
@@ -204,11 +219,10 @@ class Products {
                     const int64_t begin = block.rows * t / tiles;
                     const int64_t end = block.rows * (t + 1) / tiles;
                     fgemm_.tile(end - begin, columns, words, scratch.rows + begin * fgemm_row_stride, scratch.packed,
-                                sums + begin * ffn_sums_stride + j, ffn_sums_stride, k == 0, &ahead);
+                                sums + j * block.rows + begin * nr, nr, k == 0, &ahead);
                 }
             }
         }
-        return ffn_sums_stride;
     }
 
     // Calls visit(weights, done) for runs of rows [k + done, ...) of weights that share their scales.

@@ -309,9 +309,10 @@ void GroupedProduct::book(const ExpertWeights& weights, int64_t rows, int64_t k,
     const int64_t streamed_rows = streams_plain_rows() ? most_streamed_rows : kernels_->stream_rows / parts_;
     const int64_t together = weights.panels_together(rows <= streamed_rows * weights.experts());
     const int64_t panels = ceil_divide(columns, igemm::columns);
-    // Pieces of plain weights are as equal as can be for all threads; tiles stay whole.
+    // Items are as equal as can be for all threads; tiles stay whole.
     const int64_t items = ceil_divide(ceil_divide(panels, together), threads_) * threads_;
-    const int64_t in_item = weights.tiled() ? together : ceil_divide(panels, items);
+    const int64_t unit = weights.panels_in_tile();
+    const int64_t in_item = ceil_divide(ceil_divide(panels, items), unit) * unit;
     span_ = in_item * igemm::columns;
     panels_ = runs * in_item;
     const auto split = [&](int64_t largest_k) {
@@ -319,7 +320,8 @@ void GroupedProduct::book(const ExpertWeights& weights, int64_t rows, int64_t k,
         return Split{block_k, ceil_divide(unit_k_, block_k)};
     };
     packed_split_ = split(largest_panel / (igemm::columns * kernels_->item_size));
-    streamed_split_ = split(largest_stream / igemm::columns);
+    in_turn_ = kernels_->multiply_in_turn != nullptr && !wide_ && aligned && weights.panels_in_place(*kernels_);
+    streamed_split_ = split(in_turn_ ? unit_k_ : largest_stream / igemm::columns);
     streamed_plain_split_ = split(streamed_plain_k);
     tile_rows_ = kernels_->rows / parts_;
     row_bytes_ = 0;
@@ -333,7 +335,7 @@ void GroupedProduct::book(const ExpertWeights& weights, int64_t rows, int64_t k,
     chunk_rows_ = std::min(batch_rows_, tiles_per_chunk * tile_rows_);
     panel_bytes_ = igemm::panel_bytes(*kernels_, longest);
     split_bytes_ = parts_ == 1 ? 0 : kernels_->rows * longest;
-    const int64_t kept_values = threads_ * panels_ * chunk_rows_ * parts_ * igemm::columns;
+    const int64_t kept_values = kept(static_cast<int>(threads_), 0, 0);
     packed_piece_ = ledger.book("packed rows of x", bytes_of(batch_rows_, row_bytes_));
     const bool ready = weights.packed_for(*kernels_) && aligned && (units_ == 1 || unit_k_ % kernels_->k_step == 0);
     if (!ready) {
@@ -446,7 +448,13 @@ int64_t GroupedProduct::grain(int64_t rows) const {
 }
 
 int64_t GroupedProduct::kept(int thread, int64_t panel, int64_t chunk_row) const {
-    return ((thread * panels_ + panel) * chunk_rows_ + chunk_row) * parts_ * igemm::columns;
+    return (thread * panels_ + panel) * panel_values() + chunk_row * parts_ * igemm::columns;
+}
+
+int64_t GroupedProduct::panel_values() const {
+    // A line more than the rows take: panels off the powers of two, or their sums would compete for the same sets of the
+    // first-level cache.
+    return chunk_rows_ * parts_ * igemm::columns + cache_line / 4;
 }
 
 char* GroupedProduct::panel(int thread, int64_t index) const {
@@ -466,6 +474,7 @@ void GroupedProduct::pack_panels(int thread, const Block& block, const PanelGrou
 void GroupedProduct::sum(int thread, const Tiles& tiles, int64_t first, int64_t last, const PanelGroup& group,
                          const PanelGroup& next) const {
     if (streams_rows(tiles)) return sum_streamed_rows(thread, tiles, group);
+    if (in_turn_ && streams(tiles)) return sum_panels_in_turn(thread, tiles, group, next);
     const Split& blocks = split(tiles);
     const int64_t rows = tiles.row(last) - tiles.row(first);
     for (int64_t unit = 0; unit < units_; ++unit) {
@@ -500,6 +509,25 @@ void GroupedProduct::sum_streamed_rows(int thread, const Tiles& tiles, const Pan
                 std::copy_n(row_sums + r * span_ + group.columns[p].first - columns.first, group.columns[p].width,
                             sums_ + kept(thread, p, r));
     }
+}
+
+void GroupedProduct::sum_panels_in_turn(int thread, const Tiles& tiles, const PanelGroup& group,
+                                        const PanelGroup& next) const {
+    const bool ready = weights_->packed_for(*kernels_);
+    const auto panels_of = [&](const PanelGroup& panels, const int8_t** first) {
+        for (int64_t p = 0; p < panels.count; ++p)
+            first[p] = ready ? weights_->panel(*kernels_, panels.expert, 0, panels.columns[p])
+                             : weights_->address(panels.expert, 0, panels.columns[p].first);
+    };
+    const int8_t* panel[PanelGroup::most];
+    const int8_t* next_panel[PanelGroup::most];
+    panels_of(group, panel);
+    // The last panels of all are followed by themselves, which are still in the cache.
+    panels_of(group, next_panel);
+    panels_of(next, next_panel);
+    const Block all = block(streamed_split_, 0, 0);
+    kernels_->multiply_in_turn(packed(tiles.begin, tiles.rows, all), {panel, next_panel, group.count, ready, panel_values()},
+                               tiles.rows, all.k, sums_ + kept(thread, 0, 0));
 }
 
 Ahead GroupedProduct::ahead(const PanelGroup& group, const Block& block, int64_t index, int64_t calls) const {

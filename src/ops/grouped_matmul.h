@@ -73,12 +73,14 @@ class ExpertWeights {
     int64_t experts() const { return experts_; }
     bool int4() const { return int4_; }
     bool tiled() const { return tiled_; }
-    // Panels side by side that are best taken together: those of a tile, whose rows follow each other; of a plain weight
-    // as many as make a piece of a row that memory delivers at its full rate, where it is streamed, and otherwise some
-    // whose rows are whole cache lines.
+    // Panels that share their tile, and with it cache lines.
+    int64_t panels_in_tile() const { return tiled_ && int4_ && !packed_ ? 2 : 1; }
+    // Panels side by side that are best taken together: those of a tile, whose rows follow each other, and where tiles are
+    // streamed as many as memory delivers fastest in turn; of a plain weight as many as make a piece of a row that memory
+    // delivers at its full rate, where it is streamed, and otherwise some whose rows are whole cache lines.
     static constexpr int64_t most_panels_together = 64;
     int64_t panels_together(bool streamed) const {
-        if (tiled_) return int4_ && !packed_ ? 2 : 1;
+        if (tiled_) return streamed && !int4_ ? 8 : panels_in_tile();
         return !streamed ? 8 : int4_ ? most_panels_together : most_panels_together / 2;
     }
 
@@ -91,6 +93,12 @@ class ExpertWeights {
     int64_t row_stride() const { return row_stride_; }
     // Whether panels lie ready for the kernels: those that begin with a panel of the weight and a step of k.
     bool packed_for(const IgemmKernels& kernels) const { return packed_ && storage_.layout == kernels.layout; }
+    // Whether the panels of int8 that begin with one of the weight lie ready, or their rows without a gap.
+    bool panels_in_place(const IgemmKernels& kernels) const {
+        if (int4_ || !tiled_) return false;
+        if (packed_) return packed_for(kernels);
+        return word_stride_ == 1 && row_stride_ == igemm::columns && block_stride_ == 16 * row_stride_;
+    }
     // Such a panel from `row` on, null for any other.
     const int8_t* panel(const IgemmKernels& kernels, int64_t expert, int64_t row, const PanelColumns& columns) const;
     // Where the rows [begin, end) of columns of one tile are, or of a panel that lies ready.
@@ -253,12 +261,15 @@ class GroupedProduct {
     bool streams_plain_rows() const;
     bool streams_rows(const Tiles& tiles) const;
     void sum_streamed_rows(int thread, const Tiles& tiles, const PanelGroup& group) const;
+    // Panels side by side, a piece of each in turn.
+    void sum_panels_in_turn(int thread, const Tiles& tiles, const PanelGroup& group, const PanelGroup& next) const;
     const Split& split(const Tiles& tiles) const;
     Block block(const Split& blocks, int64_t unit, int64_t index) const;
     void pack_tile(int thread, const Split& blocks, int64_t row, int64_t rows) const;
     char* packed(int64_t row, int64_t rows, const Block& block) const;
     // Where a thread keeps what belongs to a row of the chunk and a panel.
     int64_t kept(int thread, int64_t panel, int64_t chunk_row) const;
+    int64_t panel_values() const;
     char* panel(int thread, int64_t index) const;
     void pack_panels(int thread, const Block& block, const PanelGroup& group) const;
     // The sums of the tiles [first, last). `next`: the group that follows.
@@ -287,6 +298,7 @@ class GroupedProduct {
     Split streamed_split_;
     Split streamed_plain_split_;
     bool wide_ = false;      // sums of a unit may leave int32
+    bool in_turn_ = false;   // a few rows take the panels of a group in turn
     int64_t tile_rows_ = 0;  // rows of x
     int64_t chunk_rows_ = 0;
     int64_t row_bytes_ = 0;

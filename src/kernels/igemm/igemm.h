@@ -25,6 +25,16 @@ struct Ahead {
     int64_t lines = 1;
 };
 
+// Panels of whole columns, 32 bytes a row without gaps, each followed by what its last quad of rows lacks.
+struct PanelsInTurn {
+    const int8_t* const* first;
+    // What is multiplied after them and prefetched towards the end; any addresses will do.
+    const int8_t* const* next;
+    int64_t count;
+    bool packed;          // as pack_panel makes them, or as it takes them
+    int64_t sums_stride;  // from the sums of one to those of the next
+};
+
 struct IgemmKernels {
     int64_t rows;         // of x in a full tile; even
     int64_t stream_rows;  // at most this many rows may be streamed; even, 0 without `stream`
@@ -46,6 +56,10 @@ struct IgemmKernels {
                    int32_t* sums, const Ahead& ahead);
     void (*stream_int4)(const void* tile, const int8_t* weight, int64_t stride, int64_t rows, int64_t k,
                         bool accumulate, int32_t* sums, const Ahead& ahead);
+
+    // sums (panels, rows, 32) = tile * panels, a piece of each panel in turn: memory delivers several streams faster than
+    // one. For 1 to `stream_rows` rows; may be null.
+    void (*multiply_in_turn)(const void* tile, const PanelsInTurn& panels, int64_t rows, int64_t k, int32_t* sums);
 
     // target = source, rounded to nearest even
     void (*to_float)(const int32_t* source, float* target, int64_t n);

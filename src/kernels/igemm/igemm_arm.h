@@ -161,6 +161,7 @@ const IgemmKernels MOE_IGEMM_TABLE = {
     multiply,
     stream_any<Bytes>,
     stream_any<Nibbles>,
+    nullptr,
     to_float_values,
     add_scaled_sums,
     dequantise_rows,

@@ -4,6 +4,7 @@
 // Panels are (k / 4, 32, 4) bytes, tiles (k / 4, rows, 4) bytes and then one int32 per row.
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "kernels/igemm/igemm_float.h"
@@ -260,6 +261,102 @@ void stream_rows(const char* x, const int8_t* weight, int64_t stride, int64_t k,
     }
 }
 
+// Panels that lie row by row, whose quads are interleaved as they come.
+struct RowsOfPanel {
+    using Vector = __m256i;
+    static constexpr int vectors = 4;
+
+    template <int rows>
+    static void add_quad(const char* x, const int8_t* w, Vector (&sum)[rows][vectors]) {
+        const Pieces quad = interleave(load_row(w), load_row(w + igemm::columns), load_row(w + 2 * igemm::columns),
+                                       load_row(w + 3 * igemm::columns));
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; ++r) {
+            const Vector factor = _mm256_set1_epi32(int32_at(x + 4 * r));
+#pragma GCC unroll 4
+            for (int g = 0; g < vectors; ++g) add_products(sum[r][g], quad.part[g], factor);
+        }
+    }
+};
+
+// Panels as pack_panel makes them.
+struct PackedPanel {
+    using Vector = __m512i;
+    static constexpr int vectors = 2;
+
+    template <int rows>
+    static void add_quad(const char* x, const int8_t* w, Vector (&sum)[rows][vectors]) {
+        const Vector low = _mm512_loadu_si512(w);
+        const Vector high = _mm512_loadu_si512(w + 64);
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; ++r) {
+            const Vector factor = _mm512_set1_epi32(int32_at(x + 4 * r));
+            add_products(sum[r][0], low, factor);
+            add_products(sum[r][1], high, factor);
+        }
+    }
+};
+
+// Quads of a panel that are taken before those of the next one, half a KiB, and how far ahead of them memory is fetched.
+constexpr int64_t quads_in_turn = 4;
+constexpr int64_t quads_ahead = 8;
+
+template <class Panel, int rows>
+void multiply_rows_in_turn(const char* tile, const PanelsInTurn& panels, int64_t quads, int32_t* sums) {
+    constexpr int64_t quad_bytes = 4 * igemm::columns;
+    using Vector = typename Panel::Vector;
+    constexpr int vectors = Panel::vectors;
+    for (int64_t p = 0; p < panels.count; ++p)
+        for (int r = 0; r < rows; ++r)
+            std::fill_n(sums + p * panels.sums_stride + r * igemm::columns, igemm::columns,
+                        int32_at(tile + 4 * (quads * rows + r)));
+    // Until the last quad sums lie in the order of the vectors.
+    const auto at = [&](int64_t p, int r, int v) {
+        return reinterpret_cast<Vector*>(sums + p * panels.sums_stride + r * igemm::columns) + v;
+    };
+    for (int64_t first = 0; first < quads; first += quads_in_turn, tile += 4 * rows * quads_in_turn) {
+        const int64_t count = std::min(quads_in_turn, quads - first);
+        const bool inside = first + quads_ahead < quads;
+        const int64_t ahead = (first + quads_ahead - (inside ? 0 : quads)) * quad_bytes;
+        for (int64_t p = 0; p < panels.count; ++p) {
+            const int8_t* w = panels.first[p] + first * quad_bytes;
+            const int8_t* const fetched = (inside ? panels.first : panels.next)[p] + ahead;
+            Vector sum[rows][vectors];
+#pragma GCC unroll 4
+            for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+                for (int v = 0; v < vectors; ++v) std::memcpy(&sum[r][v], at(p, r, v), sizeof(Vector));
+            for (int64_t q = 0; q < count; ++q, w += quad_bytes) {
+                _mm_prefetch(reinterpret_cast<const char*>(fetched + q * quad_bytes), _MM_HINT_T0);
+                _mm_prefetch(reinterpret_cast<const char*>(fetched + q * quad_bytes + 64), _MM_HINT_T0);
+                Panel::template add_quad<rows>(tile + 4 * rows * q, w, sum);
+            }
+#pragma GCC unroll 4
+            for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+                for (int v = 0; v < vectors; ++v) std::memcpy(at(p, r, v), &sum[r][v], sizeof(Vector));
+        }
+    }
+    for (int64_t p = 0; p < panels.count; ++p) {
+        for (int r = 0; r < rows; ++r) {
+            int32_t* const row = sums + p * panels.sums_stride + r * igemm::columns;
+            const __m512i low = _mm512_loadu_si512(row);
+            const __m512i high = _mm512_loadu_si512(row + 16);
+            store_sums(_mm512_shuffle_i32x4(low, high, 0x88), _mm512_shuffle_i32x4(low, high, 0xDD), false, row);
+        }
+    }
+}
+
+using MultiplyInTurn = void (*)(const char*, const PanelsInTurn&, int64_t, int32_t*);
+template <class Panel>
+constexpr MultiplyInTurn in_turn_by_rows[] = {multiply_rows_in_turn<Panel, 1>, multiply_rows_in_turn<Panel, 2>,
+                                              multiply_rows_in_turn<Panel, 3>, multiply_rows_in_turn<Panel, 4>};
+
+void multiply_in_turn(const void* tile, const PanelsInTurn& panels, int64_t rows, int64_t k, int32_t* sums) {
+    const auto& by_rows = panels.packed ? in_turn_by_rows<PackedPanel> : in_turn_by_rows<RowsOfPanel>;
+    by_rows[rows - 1](static_cast<const char*>(tile), panels, (k + 3) / 4, sums);
+}
+
 template <int rows>
 void stream_rows_int4(const char* x, const int8_t* weight, int64_t stride, int64_t k, bool accumulate, int32_t* sums,
                       const Ahead& ahead) {
@@ -320,6 +417,7 @@ const IgemmKernels igemm_avx512vnni = {
     multiply,
     stream,
     stream_int4,
+    multiply_in_turn,
     to_float_values,
     add_scaled_sums,
     dequantise_rows,

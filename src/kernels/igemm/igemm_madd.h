@@ -175,6 +175,7 @@ const IgemmKernels MOE_IGEMM_TABLE = {
     multiply,
     nullptr,
     nullptr,
+    nullptr,
     to_float_values,
     add_scaled_sums,
     dequantise_rows,

@@ -44,6 +44,7 @@ const IgemmKernels igemm_ref = {
     multiply,
     nullptr,
     nullptr,
+    nullptr,
     to_float_values,
     add_scaled_sums,
     dequantise_rows,
