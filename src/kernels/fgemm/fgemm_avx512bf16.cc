@@ -74,13 +74,18 @@ void pack(const WeightBlock& block, void* panel) {
 }
 
 // c[0 .. 32) += a * w for the columns of a mask and `pairs` pairs of rows, of the last one perhaps only the upper row.
-template <int pairs>
+// `ahead`: prefetches as many rows that follow.
+template <int pairs, bool ahead>
 inline void add_pairs(const uint16_t* w, int64_t stride, const uint16_t* a, bool half, __mmask32 columns, float* c) {
     const auto left = static_cast<__mmask16>(columns);
     const auto right = static_cast<__mmask16>(columns >> 16);
     Lanes low = (Lanes)_mm512_maskz_loadu_ps(left, c);
     Lanes high = (Lanes)_mm512_maskz_loadu_ps(right, c + lanes);
     for (int p = 0; p < pairs; ++p, w += 2 * stride, a += 2) {
+        if (ahead) {
+            fetch_line(w + 2 * pairs * stride);
+            fetch_line(w + (2 * pairs + 1) * stride);
+        }
         const Pairs both = interleave(w, half ? nullptr : w + stride, columns);
         const uint32_t pair = half ? a[0] : a[0] | static_cast<uint32_t>(a[1]) << 16;
         const Lanes factor = (Lanes)_mm512_set1_epi32(static_cast<int32_t>(pair));
@@ -97,16 +102,13 @@ void row(const WeightBlock& block, const void* row_of_a, float* c) {
     int64_t p = 0;
     for (; p + rows_at_once <= block.k; p += rows_at_once) {
         const bool ahead = p + 2 * rows_at_once <= block.k + block.rows_behind;
-        for (int64_t j = 0; j < block.columns; j += load_columns) {
-            const uint16_t* weights = w + p * block.stride + j;
-            if (ahead)
-                fetch_rows<rows_at_once, load_columns * 2>(weights + rows_at_once * block.stride, block.stride * 2);
-            add_pairs<rows_at_once / 2>(weights, block.stride, a + p, false, columns_of(block.columns - j), c + j);
-        }
+        const auto add = ahead ? add_pairs<rows_at_once / 2, true> : add_pairs<rows_at_once / 2, false>;
+        for (int64_t j = 0; j < block.columns; j += load_columns)
+            add(w + p * block.stride + j, block.stride, a + p, false, columns_of(block.columns - j), c + j);
     }
     for (; p < block.k; p += 2)
         for (int64_t j = 0; j < block.columns; j += load_columns)
-            add_pairs<1>(w + p * block.stride + j, block.stride, a + p, p + 1 == block.k, columns_of(block.columns - j),
+            add_pairs<1, false>(w + p * block.stride + j, block.stride, a + p, p + 1 == block.k, columns_of(block.columns - j),
                          c + j);
 }
 

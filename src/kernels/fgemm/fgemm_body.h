@@ -90,32 +90,41 @@ void pack(const WeightBlock& block, void* panel) {
     }
 }
 
-// c[0 .. vectors) += a * w over `rows` rows; `load(p, v)` yields a vector of weights.
-template <int vectors, class Load>
-inline void add_rows(int64_t rows, const float* a, float* c, Load&& load) {
+// c[0 .. vectors) += a * w over `rows` rows; `load(p, v)` yields a vector of weights, `fetch(p)` prefetches some.
+template <int vectors, class Load, class Fetch>
+inline void add_rows(int64_t rows, const float* a, float* c, Load&& load, Fetch&& fetch) {
     Lanes sum[vectors];
     for (int v = 0; v < vectors; ++v) sum[v] = Vector::load(c + v * lanes);
     for (int64_t p = 0; p < rows; ++p) {
+        fetch(p);
         const Lanes factor = Vector::broadcast(a + p);
         for (int v = 0; v < vectors; ++v) sum[v] = Vector::multiply_add(factor, load(p, v), sum[v]);
     }
     for (int v = 0; v < vectors; ++v) Vector::store(c + v * lanes, sum[v]);
 }
 
+constexpr auto fetch_nothing = [](int64_t) {};
+
 // `ahead`: as many rows follow.
 template <class Kind, int rows>
 inline void add_whole_vectors(const WeightBlock& block, const typename Kind::Stored* w, bool ahead, const float* a,
                               float* c) {
-    constexpr int item = sizeof *w;
-    int64_t j = 0;
-    for (; j + tile_columns <= block.columns; j += tile_columns) {
-        if (ahead) fetch_rows<rows, tile_columns * item>(w + rows * block.stride + j, block.stride * item);
-        add_rows<tile_vectors>(rows, a, c + j, [&](int64_t p, int v) {
+    constexpr int vectors = line_bytes / (lanes * static_cast<int>(sizeof *w));
+    const auto load = [&](int64_t j) {
+        return [&block, w, j](int64_t p, int v) {
             return Kind::load(w + p * block.stride + j + v * lanes, block, j + v * lanes);
-        });
+        };
+    };
+    int64_t j = 0;
+    if (ahead) {
+        for (; j + vectors * lanes <= block.columns; j += vectors * lanes)
+            add_rows<vectors>(rows, a, c + j, load(j),
+                              [&](int64_t p) { fetch_line(w + (rows + p) * block.stride + j); });
+    } else {
+        for (; j + vectors * lanes <= block.columns; j += vectors * lanes)
+            add_rows<vectors>(rows, a, c + j, load(j), fetch_nothing);
     }
-    for (; j + lanes <= block.columns; j += lanes)
-        add_rows<1>(rows, a, c + j, [&](int64_t p, int) { return Kind::load(w + p * block.stride + j, block, j); });
+    for (; j + lanes <= block.columns; j += lanes) add_rows<1>(rows, a, c + j, load(j), fetch_nothing);
 }
 
 template <class Kind>
@@ -133,7 +142,8 @@ void row(const WeightBlock& block, const void* row_of_a, float* c) {
     Rest<Kind> rest(block, whole);
     float sum[lanes] = {};
     std::memcpy(sum, c + whole, static_cast<size_t>(rest.columns) * sizeof(float));
-    add_rows<1>(block.k, a, sum, [&](int64_t q, int) { return rest.load(weights + q * block.stride + whole); });
+    add_rows<1>(
+        block.k, a, sum, [&](int64_t q, int) { return rest.load(weights + q * block.stride + whole); }, fetch_nothing);
     std::memcpy(c + whole, sum, static_cast<size_t>(rest.columns) * sizeof(float));
 }
 

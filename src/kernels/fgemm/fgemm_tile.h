@@ -14,16 +14,14 @@ constexpr int tile_vectors = Vector::tile_vectors;
 constexpr int tile_columns = lanes * tile_vectors;
 static_assert(Vector::tile_rows <= fgemm_max_rows && tile_columns <= fgemm_max_columns);
 
-// A row of a is streamed past this many rows of weights at a time, while the same columns of those below are on their way:
-// memory is fastest with several streams, and the processor's own prefetching starts anew in every row.
+// A row of a is streamed past this many rows of weights at a time, a cache line of each, while the same columns of those
+// below are on their way: memory is fastest with several streams and no bursts, and the processor's own prefetching starts
+// anew in every row.
 constexpr int rows_at_once = 8;
+constexpr int line_bytes = 64;
 
-// `bytes` at the same columns, `rows` rows from w on; the rows are `stride` bytes apart.
-template <int rows, int bytes>
-inline void fetch_rows(const void* w, int64_t stride) {
-    const char* line = static_cast<const char*>(w);
-    for (int p = 0; p < rows; ++p, line += stride)
-        for (int at = 0; at < bytes; at += 64) __builtin_prefetch(line + at, 0, 2);
+inline void fetch_line(const void* line) {
+    __builtin_prefetch(line, 0, 3);
 }
 
 void fetch(FgemmAhead& ahead) {
