@@ -11,9 +11,13 @@
 namespace moe {
 namespace {
 
-// Columns of a vector, and of the block whose sums stay in registers.
+// Columns of Floats, and of the block whose sums stay in registers.
+#if defined(__AVX512F__)
+constexpr int64_t lanes = 32;
+#else
 constexpr int64_t lanes = 16;
-constexpr int64_t vectors = 4;
+#endif
+constexpr int64_t vectors = 64 / lanes;
 constexpr int64_t block = vectors * lanes;
 constexpr int64_t line = 64;
 
@@ -27,41 +31,49 @@ struct Single {
     static constexpr int64_t size = 4;
 };
 
-// Sixteen floats: loads that widen, stores that round.
+// Floats that were loaded as one type: loads widen, stores round. Of bfloat16 the even columns are in the one half and
+// the odd columns in the other: no lane has to move.
 #if defined(__AVX512F__)
 struct Floats {
-    __m512 values;
+    __m512 low, high;
 
-    static Floats all(float value) { return {_mm512_set1_ps(value)}; }
+    static Floats all(float value) { return {_mm512_set1_ps(value), _mm512_set1_ps(value)}; }
     static Floats load(const char* source, Half) {
-        return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(source)))};
+        const auto* halves = reinterpret_cast<const __m256i*>(source);
+        return {_mm512_cvtph_ps(_mm256_loadu_si256(halves)), _mm512_cvtph_ps(_mm256_loadu_si256(halves + 1))};
     }
     static Floats load(const char* source, Bfloat) {
-        const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source));
-        return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
+        const __m512i bits = _mm512_loadu_si512(source);
+        return {_mm512_castsi512_ps(_mm512_slli_epi32(bits, 16)),
+                _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32(-0x10000)))};
     }
-    static Floats load(const char* source, Single) { return {_mm512_loadu_ps(source)}; }
-    Floats operator+(Floats b) const { return {_mm512_add_ps(values, b.values)}; }
-    Floats operator*(Floats b) const { return {_mm512_mul_ps(values, b.values)}; }
+    static Floats load(const char* source, Single) { return {_mm512_loadu_ps(source), _mm512_loadu_ps(source + 64)}; }
+    Floats operator+(Floats b) const { return {_mm512_add_ps(low, b.low), _mm512_add_ps(high, b.high)}; }
+    Floats operator*(Floats b) const { return {_mm512_mul_ps(low, b.low), _mm512_mul_ps(high, b.high)}; }
 
-    __mmask16 is_nan() const { return _mm512_cmp_ps_mask(values, values, _CMP_UNORD_Q); }
-    __m256i narrow(Half) const {
-        const __m512 one_nan = _mm512_mask_mov_ps(values, is_nan(), _mm512_set1_ps(float_of(quiet_nan)));
-        return _mm512_cvtps_ph(one_nan, _MM_FROUND_TO_NEAREST_INT);
+    static __m512 one_nan(__m512 values) {
+        return _mm512_mask_mov_ps(values, _mm512_cmp_ps_mask(values, values, _CMP_UNORD_Q),
+                                  _mm512_set1_ps(float_of(quiet_nan)));
     }
-    __m256i narrow(Bfloat) const {
-        const __m512i bits = _mm512_castps_si512(values);
-        const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-        const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF)), odd);
-        const __m512i one_nan = _mm512_mask_mov_epi32(rounded, is_nan(), _mm512_set1_epi32(quiet_nan));
-        return _mm512_cvtepi32_epi16(_mm512_srli_epi32(one_nan, 16));
+    void store(char* target, Half) const {
+        auto* halves = reinterpret_cast<__m256i*>(target);
+        _mm256_storeu_si256(halves, _mm512_cvtps_ph(one_nan(low), _MM_FROUND_TO_NEAREST_INT));
+        _mm256_storeu_si256(halves + 1, _mm512_cvtps_ph(one_nan(high), _MM_FROUND_TO_NEAREST_INT));
     }
-    template <class Type>
-    void store(char* target, Type type) const {
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), narrow(type));
+    void store(char* target, Bfloat) const {
+        // In the upper halves of the lanes.
+        const auto narrow = [](__m512 values) {
+            const __m512i bits = _mm512_castps_si512(values);
+            const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+            const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF)), odd);
+            return _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(values, values, _CMP_UNORD_Q),
+                                         _mm512_set1_epi32(quiet_nan));
+        };
+        _mm512_storeu_si512(target, _mm512_mask_blend_epi16(0xAAAAAAAA, _mm512_srli_epi32(narrow(low), 16), narrow(high)));
     }
     void store(char* target, Single) const {
-        _mm512_storeu_ps(target, _mm512_mask_mov_ps(values, is_nan(), _mm512_set1_ps(float_of(quiet_nan))));
+        _mm512_storeu_ps(target, one_nan(low));
+        _mm512_storeu_ps(target + 64, one_nan(high));
     }
 };
 #elif defined(__AVX2__)
@@ -74,10 +86,9 @@ struct Floats {
         return {_mm256_cvtph_ps(_mm_loadu_si128(part(source))), _mm256_cvtph_ps(_mm_loadu_si128(part(source) + 1))};
     }
     static Floats load(const char* source, Bfloat) {
-        const auto widen = [](const __m128i* bits) {
-            return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(bits)), 16));
-        };
-        return {widen(part(source)), widen(part(source) + 1)};
+        const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source));
+        return {_mm256_castsi256_ps(_mm256_slli_epi32(bits, 16)),
+                _mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32(-0x10000)))};
     }
     static Floats load(const char* source, Single) {
         const auto* floats = reinterpret_cast<const float*>(source);
@@ -96,17 +107,16 @@ struct Floats {
         _mm_storeu_si128(parts + 1, _mm256_cvtps_ph(one_nan(high), _MM_FROUND_TO_NEAREST_INT));
     }
     void store(char* target, Bfloat) const {
+        // In the upper halves of the lanes.
         const auto narrow = [](__m256 values) {
             const __m256i bits = _mm256_castps_si256(values);
             const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
             const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), odd);
             const __m256 is_nan = _mm256_cmp_ps(values, values, _CMP_UNORD_Q);
-            return _mm256_srli_epi32(
-                _mm256_blendv_epi8(rounded, _mm256_set1_epi32(quiet_nan), _mm256_castps_si256(is_nan)), 16);
+            return _mm256_blendv_epi8(rounded, _mm256_set1_epi32(quiet_nan), _mm256_castps_si256(is_nan));
         };
-        // Packing takes turns between the halves of its operands.
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(target),
-                            _mm256_permute4x64_epi64(_mm256_packus_epi32(narrow(low), narrow(high)), 0xD8));
+                            _mm256_blend_epi16(_mm256_srli_epi32(narrow(low), 16), narrow(high), 0xAA));
     }
     void store(char* target, Single) const {
         auto* floats = reinterpret_cast<float*>(target);
@@ -198,8 +208,10 @@ inline void sum_block(const CombineSum& sum, const CombineSum& next, int64_t off
             total[v] = total[v] + scale * row;
         }
         if (i < next.count)
-            for (int64_t ahead = 0; ahead < vectors * step; ahead += line)
+            for (int64_t ahead = 0; ahead < vectors * step; ahead += line) {
                 __builtin_prefetch(next.terms[i].row + offset + ahead);
+                if (has_bias) __builtin_prefetch(next.terms[i].bias + offset + ahead);
+            }
     }
     for (int64_t v = 0; v < vectors; ++v) total[v].store(target + v * step, type);
 }
