@@ -221,11 +221,15 @@ bool has_reciprocal(float divisor) {
 template <class T, void (*widen)(const T*, float*, int64_t)>
 void divide_values(const T* source, float divisor, int8_t* codes, int64_t n) {
     float values[quantised_block];
-    for (int64_t i = 0; i < n; i += quantised_block) {
-        const int64_t count = n - i < quantised_block ? n - i : quantised_block;
-        widen(source + i, values, count);
-        for (int64_t j = 0; j < count; ++j) codes[i + j] = code_of(values[j] / divisor);
+    int64_t i = 0;
+    for (; i + quantised_block <= n; i += quantised_block) {
+        widen(source + i, values, quantised_block);
+        for (int64_t j = 0; j < quantised_block; ++j) values[j] = values[j] / divisor;
+        // Quotients are what they are, however close to a half.
+        quantise_block(values, 1.0f, codes + i);
     }
+    widen(source + i, values, n - i);
+    for (int64_t j = 0; i + j < n; ++j) codes[i + j] = code_of(values[j] / divisor);
 }
 
 template <class T, void (*widen)(const T*, float*, int64_t)>
