@@ -210,12 +210,13 @@ const int8_t* ExpertWeights::panel(const IgemmKernels& kernels, int64_t expert, 
 Ahead ExpertWeights::ahead(const IgemmKernels& kernels, int64_t expert, int64_t begin, int64_t end,
                            const PanelColumns& columns) const {
     if (packed_) {
-        const int8_t* const first = panel(kernels, expert, begin / kernels.k_step * kernels.k_step, columns);
-        if (first == nullptr) return {};
-        return {first, cache_line, ceil_divide(igemm::panel_bytes(kernels, end - begin), cache_line), 1};
+        const int8_t* const ready = panel(kernels, expert, begin / kernels.k_step * kernels.k_step, columns);
+        if (ready == nullptr) return {};
+        return {reinterpret_cast<const char*>(ready), cache_line,
+                ceil_divide(igemm::panel_bytes(kernels, end - begin), cache_line), 1};
     }
     if (word_stride_ != 1 || block_stride_ != 16 * row_stride_) return {};
-    const int8_t* const first = address(expert, begin, columns.first);
+    const char* const first = reinterpret_cast<const char*>(address(expert, begin, columns.first));
     const int64_t bytes = ceil_divide(columns.width, word_columns_);
     // Rows without a gap are one piece.
     if (bytes == row_stride_) return {first, cache_line, ceil_divide((end - begin) * bytes, cache_line), 1};
@@ -526,17 +527,9 @@ void GroupedProduct::sum_panels_in_turn(int thread, const Tiles& tiles, const Pa
     panels_of(group, next_panel);
     panels_of(next, next_panel);
     const Block all = block(streamed_split_, 0, 0);
-    kernels_->multiply_in_turn(packed(tiles.begin, tiles.rows, all), {panel, next_panel, group.count, ready, panel_values()},
-                               tiles.rows, all.k, sums_ + kept(thread, 0, 0));
-}
-
-Ahead GroupedProduct::ahead(const PanelGroup& group, const Block& block, int64_t index, int64_t calls) const {
-    if (group.count == 0) return {};
-    const int64_t begin = block.k * group.runs * index / calls;
-    const int64_t end = block.k * group.runs * (index + 1) / calls;
-    const int64_t run = begin / block.k;
-    const int64_t k_begin = block.k_begin + begin - run * block.k;
-    return weights_->ahead(*kernels_, group.expert, k_begin, k_begin + end - begin, group.run(run));
+    kernels_->multiply_in_turn(packed(tiles.begin, tiles.rows, all),
+                               {panel, next_panel, group.count, ready, panel_values()}, tiles.rows, all.k,
+                               sums_ + kept(thread, 0, 0));
 }
 
 void GroupedProduct::sum_block(int thread, const Tiles& tiles, int64_t first, int64_t last, const PanelGroup& group,
@@ -550,8 +543,21 @@ void GroupedProduct::sum_block(int thread, const Tiles& tiles, int64_t first, in
     bool pack = false;
     for (int64_t p = 0; p < group.count; ++p) pack = pack || !(streamed(p) || ready(p) != nullptr);
     if (pack) pack_panels(thread, block, group);
-    const int64_t calls = group.count * (last - first);
-    int64_t call = 0;
+    // What follows is prefetched in equal shares for all calls, run by run.
+    const int64_t calls_of_run = group.in_run() * (last - first);
+    Ahead left;
+    int64_t share = 0;
+    int64_t calls = 0;
+    const auto next_weights = [&] {
+        if (next.count == 0) return Ahead();
+        if (calls % calls_of_run == 0) {
+            left = weights_->ahead(*kernels_, next.expert, next_block.k_begin, next_block.k_begin + next_block.k,
+                                   next.run(calls / calls_of_run));
+            share = ceil_divide(left.count, calls_of_run);
+        }
+        ++calls;
+        return left.take(share);
+    };
     for (int64_t p = 0; p < group.count; ++p) {
         const void* const packed_panel = ready(p);
         for (int64_t index = first; index < last; ++index) {
@@ -559,14 +565,13 @@ void GroupedProduct::sum_block(int thread, const Tiles& tiles, int64_t first, in
             const int64_t rows = tiles.row(index + 1) - row;
             const char* tile = packed(row, rows, block);
             int32_t* sums = sums_ + kept(thread, p, row - tiles.row(first));
-            const Ahead next_weights = ahead(next, next_block, call++, calls);
             if (streamed(p)) {
                 const auto stream = weights_->int4() ? kernels_->stream_int4 : kernels_->stream;
                 stream(tile, weights_->address(group.expert, block.k_begin, group.columns[p].first),
-                       weights_->row_stride(), rows * parts_, block.k, accumulate, sums, next_weights);
+                       weights_->row_stride(), rows * parts_, block.k, accumulate, sums, next_weights());
             } else {
                 kernels_->multiply(tile, packed_panel == nullptr ? panel(thread, p) : packed_panel, rows * parts_,
-                                   block.k, accumulate, sums, next_weights);
+                                   block.k, accumulate, sums, next_weights());
             }
         }
     }

@@ -275,8 +275,6 @@ class GroupedProduct {
     // The sums of the tiles [first, last). `next`: the group that follows.
     void sum(int thread, const Tiles& tiles, int64_t first, int64_t last, const PanelGroup& group,
              const PanelGroup& next) const;
-    // What to prefetch during call `index` of `calls` equal ones.
-    Ahead ahead(const PanelGroup& group, const Block& block, int64_t index, int64_t calls) const;
     void sum_block(int thread, const Tiles& tiles, int64_t first, int64_t last, const PanelGroup& group,
                    const Block& block, bool accumulate, const PanelGroup& next, const Block& next_block) const;
     void widen_sums(int thread, int64_t rows, int64_t panels, bool accumulate) const;

@@ -69,7 +69,8 @@ struct Floats {
             return _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(values, values, _CMP_UNORD_Q),
                                          _mm512_set1_epi32(quiet_nan));
         };
-        _mm512_storeu_si512(target, _mm512_mask_blend_epi16(0xAAAAAAAA, _mm512_srli_epi32(narrow(low), 16), narrow(high)));
+        _mm512_storeu_si512(target,
+                            _mm512_mask_blend_epi16(0xAAAAAAAA, _mm512_srli_epi32(narrow(low), 16), narrow(high)));
     }
     void store(char* target, Single) const {
         _mm512_storeu_ps(target, one_nan(low));

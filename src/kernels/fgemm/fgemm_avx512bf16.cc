@@ -108,8 +108,8 @@ void row(const WeightBlock& block, const void* row_of_a, float* c) {
     }
     for (; p < block.k; p += 2)
         for (int64_t j = 0; j < block.columns; j += load_columns)
-            add_pairs<1, false>(w + p * block.stride + j, block.stride, a + p, p + 1 == block.k, columns_of(block.columns - j),
-                         c + j);
+            add_pairs<1, false>(w + p * block.stride + j, block.stride, a + p, p + 1 == block.k,
+                                columns_of(block.columns - j), c + j);
 }
 
 }  // namespace

@@ -19,10 +19,19 @@ namespace moe {
 // Memory that is read next, which a kernel prefetches while it computes: `count` places, `stride` bytes apart, of `lines`
 // cache lines each. Any address will do, also one that is not there.
 struct Ahead {
-    const void* first = nullptr;
+    const char* first = nullptr;
     int64_t stride = 0;
     int64_t count = 0;
     int64_t lines = 1;
+
+    // The first places, at most `most`, which are left out from now on.
+    Ahead take(int64_t most) {
+        Ahead taken = *this;
+        if (taken.count > most) taken.count = most;
+        first += taken.count * stride;
+        count -= taken.count;
+        return taken;
+    }
 };
 
 // Panels of whole columns, 32 bytes a row without gaps, each followed by what its last quad of rows lacks.

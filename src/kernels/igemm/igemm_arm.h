@@ -33,7 +33,7 @@ void pack_tile(const int8_t* x, int64_t stride, int64_t rows, int64_t k, void* t
 class Prefetcher {
   public:
     Prefetcher(const Ahead& ahead, int64_t steps)
-        : place_(static_cast<const char*>(ahead.first)),
+        : place_(ahead.first),
           stride_(ahead.stride),
           lines_(ahead.lines),
           share_((ahead.count * stretch + steps - 1) / steps) {}

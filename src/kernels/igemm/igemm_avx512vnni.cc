@@ -141,7 +141,7 @@ inline void add_products(Vector& sum, Vector w, Vector x) {
 class Prefetcher {
   public:
     Prefetcher(const Ahead& ahead, int64_t quads)
-        : place_(static_cast<const char*>(ahead.first)),
+        : place_(ahead.first),
           stride_(ahead.stride),
           lines_(ahead.lines),
           share_((ahead.count * stretch + quads - 1) / quads) {}
