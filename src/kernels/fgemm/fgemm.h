@@ -71,7 +71,7 @@ constexpr int fgemm_max_rows = 16;
 constexpr int fgemm_max_columns = 64;
 // The more of them, the less often sums are loaded and stored; but a panel and the rows of a tile share the first-level
 // cache.
-constexpr int64_t fgemm_max_words = 192;
+constexpr int64_t fgemm_max_words = 96;
 // Off the powers of two, or rows would compete for the same sets of the first-level cache.
 constexpr int64_t fgemm_row_stride = fgemm_max_words + 16;
 constexpr int64_t fgemm_unit = 16;
