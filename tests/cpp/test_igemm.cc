@@ -134,7 +134,7 @@ TEST_CASE("streamed sums are exact, and reading ahead changes nothing") {
                 Packed panel(igemm::panel_bytes(kernels, k));
                 kernels.pack_tile(x.data(), k, rows, k, tile.data());
                 kernels.pack_panel(w.data(), stride, k, panel.data());
-                const Ahead ahead = {w.data(), 48, 2 * k + 1, 3};
+                const Ahead ahead = {reinterpret_cast<const char*>(w.data()), 48, 2 * k + 1, 3};
                 std::vector<int32_t> sums(static_cast<size_t>(rows * columns), 77);
                 const auto check = [&](bool int4, int64_t times) {
                     for (int64_t r = 0; r < rows; ++r)
@@ -155,6 +155,55 @@ TEST_CASE("streamed sums are exact, and reading ahead changes nothing") {
                 check(true, 2);
                 kernels.stream(tile.data(), w.data(), stride, rows, k, false, sums.data(), ahead);
                 check(false, 1);
+            }
+        }
+    });
+}
+
+TEST_CASE("sums of panels in turn are exact") {
+    for_each_table([&](const IgemmKernels& kernels) {
+        if (kernels.multiply_in_turn == nullptr) return;
+        for (int64_t rows = 1; rows <= kernels.stream_rows; ++rows) {
+            for (const int64_t k : lengths) {
+                for (const int64_t count : {1, 2, 3, 8, 11}) {
+                    CAPTURE(rows);
+                    CAPTURE(k);
+                    CAPTURE(count);
+                    // The rows that the last quad lacks hold anything.
+                    const int64_t panel_rows = (k + 3) / 4 * 4;
+                    const std::vector<int8_t> x = random_bytes(rows * k, 8);
+                    std::vector<std::vector<int8_t>> w;
+                    std::vector<Packed> packed;
+                    std::vector<const int8_t*> panels, packed_panels;
+                    for (int64_t p = 0; p < count; ++p) {
+                        w.push_back(random_bytes(panel_rows * columns, 9 + static_cast<unsigned>(p)));
+                        packed.emplace_back(igemm::panel_bytes(kernels, k));
+                        kernels.pack_panel(w.back().data(), columns, k, packed.back().data());
+                    }
+                    for (int64_t p = 0; p < count; ++p) {
+                        panels.push_back(w[static_cast<size_t>(p)].data());
+                        packed_panels.push_back(static_cast<const int8_t*>(packed[static_cast<size_t>(p)].data()));
+                    }
+                    Packed tile(rows * igemm::row_bytes(kernels, k));
+                    kernels.pack_tile(x.data(), k, rows, k, tile.data());
+                    const int64_t stride = rows * columns + 16;
+                    for (const bool ready : {false, true}) {
+                        CAPTURE(ready);
+                        std::vector<int32_t> sums(static_cast<size_t>(count * stride), 77);
+                        const PanelsInTurn all = {(ready ? packed_panels : panels).data(), panels.data(), count, ready,
+                                                  stride};
+                        kernels.multiply_in_turn(tile.data(), all, rows, k, sums.data());
+                        for (int64_t p = 0; p < count; ++p) {
+                            for (int64_t i = 0; i < rows * columns; ++i) {
+                                int64_t sum = 0;
+                                for (int64_t t = 0; t < k; ++t)
+                                    sum += int64_t{x[i / columns * k + t]} * panels[p][t * columns + i % columns];
+                                REQUIRE(sums[p * stride + i] == sum);
+                            }
+                            for (int64_t i = rows * columns; i < stride; ++i) REQUIRE(sums[p * stride + i] == 77);
+                        }
+                    }
+                }
             }
         }
     });

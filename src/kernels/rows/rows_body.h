@@ -228,6 +228,7 @@ void divide_values(const T* source, float divisor, int8_t* codes, int64_t n) {
         // Quotients are what they are, however close to a half.
         quantise_block(values, 1.0f, codes + i);
     }
+    if (i == n) return;
     widen(source + i, values, n - i);
     for (int64_t j = 0; i + j < n; ++j) codes[i + j] = code_of(values[j] / divisor);
 }
