@@ -232,6 +232,8 @@ def test_shapes_of_the_package(name):
     assert len({spec["name"] for spec in specs}) == len(specs) > 0
     for spec in specs:
         assert needed[spec["kind"]] <= set(spec), spec["name"]
+        if spec["kind"] == "gmm" and "tokens" in spec:
+            assert spec["tokens"] <= sum(spec["counts"]), f"{spec['name']}: an output row for each row of x at most"
 
 
 def test_items_are_chosen_by_name(shapes):
