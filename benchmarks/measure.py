@@ -16,6 +16,8 @@ from moe_native.benchmarks.limits import Prober
 
 #: Threads count as asleep once they took less than a quarter of so long a pause.
 PAUSE = 0.01
+#: Seconds after which they are taken as they are.
+LONGEST_WAIT = 1.0
 #: Calls are repeated within a sample until it takes so long.
 SAMPLE_SECONDS = 0.002
 #: A run is void where the limit that decides the floor differs more than this between its 10th and 90th percentile.
@@ -163,7 +165,9 @@ def settle() -> None:
 
     Idle ones spin first: those of OpenMP for about 10 ms, those of OpenBLAS for more than 100 ms.
     """
-    while True:
+    deadline = time.perf_counter() + LONGEST_WAIT
+    # Some runtimes can be told to spin for ever.
+    while time.perf_counter() < deadline:
         before = time.process_time()
         time.sleep(PAUSE)
         if time.process_time() - before < PAUSE / 4:
@@ -174,11 +178,13 @@ def measure(work: Work, prober: Prober, repeats: int) -> None:
     """Run all contenders of an item `repeats` times, and fill in what was seen."""
     calls = {}
     for contender in work.contenders:
+        settle()
         start = time.perf_counter()
         result = contender.call(0)
         contender.first_seconds = time.perf_counter() - start
         contender.seen_error = contender.error(result)
         del result
+        settle()
         start = time.perf_counter()
         contender.call(0)
         seconds = time.perf_counter() - start

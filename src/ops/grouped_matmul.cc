@@ -308,7 +308,9 @@ void GroupedProduct::book(const ExpertWeights& weights, int64_t rows, int64_t k,
     wide_ = unit_k_ > igemm::exact_k;
     if (streams_plain_rows()) row_products_ = &qgemm_kernels();
     const int64_t streamed_rows = streams_plain_rows() ? most_streamed_rows : kernels_->stream_rows / parts_;
-    const int64_t together = weights.panels_together(rows <= streamed_rows * weights.experts());
+    const bool few_rows = rows <= streamed_rows * weights.experts();
+    in_turn_ = kernels_->multiply_in_turn != nullptr && !wide_ && aligned && weights.panels_in_place(*kernels_);
+    const int64_t together = weights.panels_together(few_rows && (in_turn_ || !weights.tiled()));
     const int64_t panels = ceil_divide(columns, igemm::columns);
     // Items are as equal as can be for all threads; tiles stay whole.
     const int64_t items = ceil_divide(ceil_divide(panels, together), threads_) * threads_;
@@ -321,22 +323,22 @@ void GroupedProduct::book(const ExpertWeights& weights, int64_t rows, int64_t k,
         return Split{block_k, ceil_divide(unit_k_, block_k)};
     };
     packed_split_ = split(largest_panel / (igemm::columns * kernels_->item_size));
-    in_turn_ = kernels_->multiply_in_turn != nullptr && !wide_ && aligned && weights.panels_in_place(*kernels_);
     streamed_split_ = split(in_turn_ ? unit_k_ : largest_stream / igemm::columns);
     streamed_plain_split_ = split(streamed_plain_k);
     tile_rows_ = kernels_->rows / parts_;
     row_bytes_ = 0;
     int64_t longest = 0;
-    for (const Split& cut : {packed_split_, weights.tiled() ? streamed_split_ : streamed_plain_split_}) {
-        const Block last = block(cut, units_ - 1, cut.count - 1);
+    for (const Split* cut : {&packed_split_, weights.tiled() ? &streamed_split_ : &streamed_plain_split_}) {
+        const Block last = block(*cut, units_ - 1, cut->count - 1);
         row_bytes_ = std::max(row_bytes_, parts_ * (last.offset + igemm::row_bytes(*kernels_, last.k)));
-        longest = std::max(longest, std::min(cut.k, unit_k_));
+        // What is taken in turn is never packed.
+        if (!in_turn_ || cut == &packed_split_) longest = std::max(longest, std::min(cut->k, unit_k_));
     }
     batch_rows_ = std::min(rows, std::max(tile_rows_, threads_ * batch_bytes / (row_bytes_ + bytes_per_row)));
     chunk_rows_ = std::min(batch_rows_, tiles_per_chunk * tile_rows_);
     panel_bytes_ = igemm::panel_bytes(*kernels_, longest);
     split_bytes_ = parts_ == 1 ? 0 : kernels_->rows * longest;
-    const int64_t kept_values = kept(static_cast<int>(threads_), 0, 0);
+    const int64_t kept_values = kept(threads_, 0, 0);
     packed_piece_ = ledger.book("packed rows of x", bytes_of(batch_rows_, row_bytes_));
     const bool ready = weights.packed_for(*kernels_) && aligned && (units_ == 1 || unit_k_ % kernels_->k_step == 0);
     if (!ready) {
@@ -453,9 +455,9 @@ int64_t GroupedProduct::kept(int thread, int64_t panel, int64_t chunk_row) const
 }
 
 int64_t GroupedProduct::panel_values() const {
-    // A line more than the rows take: panels off the powers of two, or their sums would compete for the same sets of the
-    // first-level cache.
-    return chunk_rows_ * parts_ * igemm::columns + cache_line / 4;
+    // A line more than the rows take: off the powers of two, or the sums of panels would compete for the same sets of
+    // the first-level cache.
+    return chunk_rows_ * parts_ * igemm::columns + cache_line / static_cast<int64_t>(sizeof(int32_t));
 }
 
 char* GroupedProduct::panel(int thread, int64_t index) const {
@@ -523,7 +525,7 @@ void GroupedProduct::sum_panels_in_turn(int thread, const Tiles& tiles, const Pa
     const int8_t* panel[PanelGroup::most];
     const int8_t* next_panel[PanelGroup::most];
     panels_of(group, panel);
-    // The last panels of all are followed by themselves, which are still in the cache.
+    // Where no panel follows, its predecessor again: any address will do.
     panels_of(group, next_panel);
     panels_of(next, next_panel);
     const Block all = block(streamed_split_, 0, 0);
@@ -543,17 +545,21 @@ void GroupedProduct::sum_block(int thread, const Tiles& tiles, int64_t first, in
     bool pack = false;
     for (int64_t p = 0; p < group.count; ++p) pack = pack || !(streamed(p) || ready(p) != nullptr);
     if (pack) pack_panels(thread, block, group);
-    // What follows is prefetched in equal shares for all calls, run by run.
-    const int64_t calls_of_run = group.in_run() * (last - first);
+    // What follows is prefetched in equal shares for all calls, piece by piece: panels of tiles lie far from each
+    // other, those of other weights side by side.
+    const bool apart = weights_->tiled() && !weights_->int4();
+    const int64_t pieces = apart ? next.count : next.count == 0 ? 0 : next.runs;
+    const int64_t calls_of_piece = (apart ? 1 : group.in_run()) * (last - first);
     Ahead left;
     int64_t share = 0;
     int64_t calls = 0;
     const auto next_weights = [&] {
-        if (next.count == 0) return Ahead();
-        if (calls % calls_of_run == 0) {
+        const int64_t piece = calls / calls_of_piece;
+        if (piece >= pieces) return Ahead();
+        if (calls % calls_of_piece == 0) {
             left = weights_->ahead(*kernels_, next.expert, next_block.k_begin, next_block.k_begin + next_block.k,
-                                   next.run(calls / calls_of_run));
-            share = ceil_divide(left.count, calls_of_run);
+                                   apart ? next.columns[piece] : next.run(piece));
+            share = ceil_divide(left.count, calls_of_piece);
         }
         ++calls;
         return left.take(share);

@@ -75,12 +75,12 @@ class ExpertWeights {
     bool tiled() const { return tiled_; }
     // Panels that share their tile, and with it cache lines.
     int64_t panels_in_tile() const { return tiled_ && int4_ && !packed_ ? 2 : 1; }
-    // Panels side by side that are best taken together: those of a tile, whose rows follow each other, and where tiles are
-    // streamed as many as memory delivers fastest in turn; of a plain weight as many as make a piece of a row that memory
-    // delivers at its full rate, where it is streamed, and otherwise some whose rows are whole cache lines.
+    // Panels side by side that are best taken together: those of a tile, whose rows follow each other, and where they
+    // are taken in turn as many as memory delivers fastest; of a plain weight as many as make a piece of a row that
+    // memory delivers at its full rate, where it is streamed, and otherwise some whose rows are whole cache lines.
     static constexpr int64_t most_panels_together = 64;
     int64_t panels_together(bool streamed) const {
-        if (tiled_) return streamed && !int4_ ? 8 : panels_in_tile();
+        if (tiled_) return streamed ? 8 : panels_in_tile();
         return !streamed ? 8 : int4_ ? most_panels_together : most_panels_together / 2;
     }
 

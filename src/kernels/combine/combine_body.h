@@ -31,8 +31,8 @@ struct Single {
     static constexpr int64_t size = 4;
 };
 
-// Floats that were loaded as one type: loads widen, stores round. Of bfloat16 the even columns are in the one half and
-// the odd columns in the other: no lane has to move.
+// Floats that were loaded as one type: loads widen, stores round. Vectors hold the even columns of bfloat16 in the one
+// half and the odd ones in the other: no lane has to move.
 #if defined(__AVX512F__)
 struct Floats {
     __m512 low, high;

@@ -110,6 +110,7 @@ template <class Kind, int rows>
 inline void add_whole_vectors(const WeightBlock& block, const typename Kind::Stored* w, bool ahead, const float* a,
                               float* c) {
     constexpr int vectors = line_bytes / (lanes * static_cast<int>(sizeof *w));
+    static_assert(vectors > 0);
     const auto load = [&](int64_t j) {
         return [&block, w, j](int64_t p, int v) {
             return Kind::load(w + p * block.stride + j + v * lanes, block, j + v * lanes);

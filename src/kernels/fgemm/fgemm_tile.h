@@ -14,9 +14,9 @@ constexpr int tile_vectors = Vector::tile_vectors;
 constexpr int tile_columns = lanes * tile_vectors;
 static_assert(Vector::tile_rows <= fgemm_max_rows && tile_columns <= fgemm_max_columns);
 
-// A row of a is streamed past this many rows of weights at a time, a cache line of each, while the same columns of those
-// below are on their way: memory is fastest with several streams and no bursts, and the processor's own prefetching starts
-// anew in every row.
+// A row of a is streamed past this many rows of weights at a time, a cache line of each, while the same columns of
+// those below are on their way: memory is fastest with several streams and no bursts, and the processor's own
+// prefetching starts anew in every row.
 constexpr int rows_at_once = 8;
 constexpr int line_bytes = 64;
 

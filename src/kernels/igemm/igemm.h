@@ -66,8 +66,8 @@ struct IgemmKernels {
     void (*stream_int4)(const void* tile, const int8_t* weight, int64_t stride, int64_t rows, int64_t k,
                         bool accumulate, int32_t* sums, const Ahead& ahead);
 
-    // sums (panels, rows, 32) = tile * panels, a piece of each panel in turn: memory delivers several streams faster than
-    // one. For 1 to `stream_rows` rows; may be null.
+    // sums (panels, rows, 32) = tile * panels, a piece of each panel in turn: memory delivers several streams faster
+    // than one. For 1 to `stream_rows` rows; may be null.
     void (*multiply_in_turn)(const void* tile, const PanelsInTurn& panels, int64_t rows, int64_t k, int32_t* sums);
 
     // target = source, rounded to nearest even

@@ -297,7 +297,7 @@ struct PackedPanel {
     }
 };
 
-// Quads of a panel that are taken before those of the next one, half a KiB, and how far ahead of them memory is fetched.
+// Quads of a panel that are taken before those of the next one, half a KiB, and how far ahead of them memory is read.
 constexpr int64_t quads_in_turn = 4;
 constexpr int64_t quads_ahead = 8;
 
@@ -312,7 +312,7 @@ void multiply_rows_in_turn(const char* tile, const PanelsInTurn& panels, int64_t
                         int32_at(tile + 4 * (quads * rows + r)));
     // Until the last quad sums lie in the order of the vectors.
     const auto at = [&](int64_t p, int r, int v) {
-        return reinterpret_cast<Vector*>(sums + p * panels.sums_stride + r * igemm::columns) + v;
+        return sums + p * panels.sums_stride + r * igemm::columns + v * (igemm::columns / vectors);
     };
     for (int64_t first = 0; first < quads; first += quads_in_turn, tile += 4 * rows * quads_in_turn) {
         const int64_t count = std::min(quads_in_turn, quads - first);
