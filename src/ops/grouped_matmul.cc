@@ -526,7 +526,7 @@ void GroupedProduct::sum_panels_in_turn(int thread, const Tiles& tiles, const Pa
     const int8_t* next_panel[PanelGroup::most];
     panels_of(group, panel);
     // Where no panel follows, its predecessor again: any address will do.
-    panels_of(group, next_panel);
+    std::copy_n(panel, group.count, next_panel);
     panels_of(next, next_panel);
     const Block all = block(streamed_split_, 0, 0);
     kernels_->multiply_in_turn(packed(tiles.begin, tiles.rows, all),

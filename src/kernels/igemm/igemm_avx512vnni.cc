@@ -230,6 +230,16 @@ void multiply(const void* tile, const void* panel, int64_t rows, int64_t k, bool
 alignas(32) constexpr int8_t zero_row[igemm::columns] = {};
 
 template <int rows>
+inline void add_pieces(const char* x, const Pieces& w, __m256i (&sum)[rows][4]) {
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; ++r) {
+        const __m256i quad = _mm256_set1_epi32(int32_at(x + 4 * r));
+#pragma GCC unroll 4
+        for (int g = 0; g < 4; ++g) add_products(sum[r][g], w.part[g], quad);
+    }
+}
+
+template <int rows>
 void stream_rows(const char* x, const int8_t* weight, int64_t stride, int64_t k, bool accumulate, int32_t* sums,
                  const Ahead& ahead) {
     const int64_t quads = (k + 3) / 4;
@@ -245,12 +255,7 @@ void stream_rows(const char* x, const int8_t* weight, int64_t stride, int64_t k,
         const Pieces w = interleave(load_row(weight), load_row(left > 1 ? weight + stride : zero_row),
                                     load_row(left > 2 ? weight + 2 * stride : zero_row),
                                     load_row(left > 3 ? weight + 3 * stride : zero_row));
-#pragma GCC unroll 4
-        for (int r = 0; r < rows; ++r) {
-            const __m256i quad = _mm256_set1_epi32(int32_at(x + 4 * r));
-#pragma GCC unroll 4
-            for (int g = 0; g < 4; ++g) add_products(sum[r][g], w.part[g], quad);
-        }
+        add_pieces<rows>(x, w, sum);
     }
 #pragma GCC unroll 4
     for (int r = 0; r < rows; ++r) {
@@ -270,12 +275,7 @@ struct RowsOfPanel {
     static void add_quad(const char* x, const int8_t* w, Vector (&sum)[rows][vectors]) {
         const Pieces quad = interleave(load_row(w), load_row(w + igemm::columns), load_row(w + 2 * igemm::columns),
                                        load_row(w + 3 * igemm::columns));
-#pragma GCC unroll 4
-        for (int r = 0; r < rows; ++r) {
-            const Vector factor = _mm256_set1_epi32(int32_at(x + 4 * r));
-#pragma GCC unroll 4
-            for (int g = 0; g < vectors; ++g) add_products(sum[r][g], quad.part[g], factor);
-        }
+        add_pieces<rows>(x, quad, sum);
     }
 };
 
