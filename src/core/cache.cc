@@ -68,7 +68,7 @@ int64_t last_level_cache_bytes() {
 }
 
 bool outgrows_caches(int64_t bytes) {
-    return bytes > last_level_cache_bytes() / 2;
+    return bytes > last_level_cache_bytes() / 8;
 }
 
 }  // namespace moe

@@ -10,8 +10,9 @@ namespace moe {
 int64_t second_level_cache_bytes();
 int64_t last_level_cache_bytes();
 
-// Whether a result of so many bytes is better written past the caches: beyond half of the last level its first lines
-// are gone when its last ones are written, so nobody finds it there.
+// Whether a result of so many bytes is better written past the caches: from an eighth of the last level on. Other
+// programs and the weights between two calls leave a result no more of it, and then every line would be read from
+// memory before it is written there.
 bool outgrows_caches(int64_t bytes);
 
 }  // namespace moe
