@@ -97,8 +97,7 @@ Status ExpertWeights::resolve(const Tensor& tensor, const char* name, int64_t k,
     name_ = name;
     MOE_TRY(dtype_in(tensor, name, {MOE_INT8, MOE_INT32, MOE_INT4}));
     int4_ = tensor.dtype != MOE_INT8;
-    packed_ = is_packed(tensor);
-    if (packed_) return resolve_packed(tensor, k, n);
+    if (is_packed(tensor)) return resolve_packed(tensor, k, n);
     word_columns_ = tensor.dtype == MOE_INT8 ? 1 : tensor.dtype == MOE_INT32 ? 8 : 2;
     if (tensor.rank != 3 && tensor.rank != 5)
         return fail(MOE_ERROR_INVALID, Kind::shape, name,
@@ -124,6 +123,7 @@ Status ExpertWeights::resolve_tiles(const Tensor& tensor, int64_t k, int64_t n) 
                                                 : "64");
     experts_ = shape[0];
     const int64_t k1 = ceil_divide(k, 16);
+    rows_ = 16 * k1;
     const int64_t n1 = ceil_divide(n, c0);
     if (shape[1] != n1 || shape[2] != k1)
         return fail(MOE_ERROR_INVALID, Kind::shape, name_,
@@ -173,6 +173,14 @@ Status ExpertWeights::resolve_packed(const Tensor& tensor, int64_t k, int64_t n)
     tile_columns_ = panel_width;
     experts_ = tensor.shape[0];
     storage_ = packed_storage(tensor);
+    packed_ = storage_.layout != PanelLayout::rows;
+    if (packed_) return MOE_OK;
+    rows_ = k;
+    tile_stride_ = storage_.panel_bytes;
+    expert_stride_ = storage_.panels * tile_stride_;
+    row_stride_ = panel_width;
+    block_stride_ = 16 * row_stride_;
+    word_stride_ = 1;
     return MOE_OK;
 }
 
@@ -227,7 +235,7 @@ Ahead ExpertWeights::ahead(const IgemmKernels& kernels, int64_t expert, int64_t 
 void ExpertWeights::pack(const IgemmKernels& kernels, int64_t expert, int64_t row, int64_t k,
                          const PanelColumns& columns, void* panel, int8_t* stage) const {
     if (direct(columns)) {
-        const auto pack_panel = int4_ ? kernels.pack_panel_int4 : kernels.pack_panel;
+        const auto pack_panel = nibbles() ? kernels.pack_panel_int4 : kernels.pack_panel;
         pack_panel(address(expert, row, columns.first), row_stride_, k, panel);
         return;
     }
@@ -239,15 +247,14 @@ void ExpertWeights::pack(const IgemmKernels& kernels, int64_t expert, int64_t ro
 }
 
 int8_t ExpertWeights::item(const int8_t* word, int64_t column) const {
-    if (!int4_) return *word;
+    if (!nibbles()) return *word;
     const int64_t nibble = column % tile_columns_ % word_columns_;
     return nibble % 2 == 0 ? low_int4(word[nibble / 2]) : high_int4(word[nibble / 2]);
 }
 
-// Rows of 32 int8 values, zero from `width` on.
-void ExpertWeights::read(int64_t expert, int64_t row, int64_t rows, const PanelColumns& columns, int8_t* stage) const {
-    if (columns.width < igemm::columns) std::memset(stage, 0, stage_bytes);
-    if (packed_) return read_packed(expert, row, rows, columns, stage);
+void ExpertWeights::read(int64_t expert, int64_t row, int64_t rows, const PanelColumns& columns, int8_t* target) const {
+    if (columns.width < igemm::columns) std::memset(target, 0, static_cast<size_t>(rows * igemm::columns));
+    if (packed_) return read_packed(expert, row, rows, columns, target);
     int64_t done = 0;
     while (done < columns.width) {
         // Up to the end of a tile.
@@ -255,18 +262,18 @@ void ExpertWeights::read(int64_t expert, int64_t row, int64_t rows, const PanelC
         const int64_t count = std::min(columns.width - done, tile_columns_ - first % tile_columns_);
         for (int64_t r = 0; r < rows; ++r) {
             const int8_t* source = address(expert, row + r, first);
-            int8_t* target = stage + r * igemm::columns + done;
+            int8_t* values = target + r * igemm::columns + done;
             int64_t j = 0;
-            if (word_stride_ == 1 && !int4_) {
-                std::memcpy(target, source, static_cast<size_t>(count));
+            if (word_stride_ == 1 && !nibbles()) {
+                std::memcpy(values, source, static_cast<size_t>(count));
                 j = count;
             } else if (word_stride_ == 1 && first % 2 == 0) {
                 for (; j + 2 <= count; j += 2) {
-                    target[j] = low_int4(source[j / 2]);
-                    target[j + 1] = high_int4(source[j / 2]);
+                    values[j] = low_int4(source[j / 2]);
+                    values[j + 1] = high_int4(source[j / 2]);
                 }
             }
-            for (; j < count; ++j) target[j] = item(address(expert, row + r, first + j), first + j);
+            for (; j < count; ++j) values[j] = item(address(expert, row + r, first + j), first + j);
         }
         done += count;
     }
@@ -277,7 +284,7 @@ const int8_t* ExpertWeights::packed_panel(int64_t expert, int64_t column) const 
 }
 
 void ExpertWeights::read_packed(int64_t expert, int64_t row, int64_t rows, const PanelColumns& columns,
-                                int8_t* stage) const {
+                                int8_t* target) const {
     const PanelOrder order = panel_order(storage_.layout);
     // The lowest byte of an element: the weight itself, or with its sign bit flipped.
     const int flip = order.flipped ? -128 : 0;
@@ -289,7 +296,7 @@ void ExpertWeights::read_packed(int64_t expert, int64_t row, int64_t rows, const
     for (int64_t r = 0; r < rows; ++r) {
         const int64_t at = order.place(row + r, 0) * order.item_size;
         for (int64_t j = 0; j < columns.width; ++j)
-            stage[r * igemm::columns + j] = static_cast<int8_t>(column[j][at] ^ flip);
+            target[r * igemm::columns + j] = static_cast<int8_t>(column[j][at] ^ flip);
     }
 }
 
@@ -547,7 +554,7 @@ void GroupedProduct::sum_block(int thread, const Tiles& tiles, int64_t first, in
     if (pack) pack_panels(thread, block, group);
     // What follows is prefetched in equal shares for all calls, piece by piece: panels of tiles lie far from each
     // other, those of other weights side by side.
-    const bool apart = weights_->tiled() && !weights_->int4();
+    const bool apart = weights_->tiled() && !weights_->nibbles();
     const int64_t pieces = apart ? next.count : next.count == 0 ? 0 : next.runs;
     const int64_t calls_of_piece = (apart ? 1 : group.in_run()) * (last - first);
     Ahead left;
@@ -572,7 +579,7 @@ void GroupedProduct::sum_block(int thread, const Tiles& tiles, int64_t first, in
             const char* tile = packed(row, rows, block);
             int32_t* sums = sums_ + kept(thread, p, row - tiles.row(first));
             if (streamed(p)) {
-                const auto stream = weights_->int4() ? kernels_->stream_int4 : kernels_->stream;
+                const auto stream = weights_->nibbles() ? kernels_->stream_int4 : kernels_->stream;
                 stream(tile, weights_->address(group.expert, block.k_begin, group.columns[p].first),
                        weights_->row_stride(), rows * parts_, block.k, accumulate, sums, next_weights());
             } else {

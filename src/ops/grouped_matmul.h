@@ -72,9 +72,11 @@ class ExpertWeights {
 
     int64_t experts() const { return experts_; }
     bool int4() const { return int4_; }
+    // Whether they are stored as two to a byte.
+    bool nibbles() const { return word_columns_ > 1; }
     bool tiled() const { return tiled_; }
     // Panels that share their tile, and with it cache lines.
-    int64_t panels_in_tile() const { return tiled_ && int4_ && !packed_ ? 2 : 1; }
+    int64_t panels_in_tile() const { return tiled_ && nibbles() ? 2 : 1; }
     // Panels side by side that are best taken together: those of a tile, whose rows follow each other, and where they
     // are taken in turn as many as memory delivers fastest; of a plain weight as many as make a piece of a row that
     // memory delivers at its full rate, where it is streamed, and otherwise some whose rows are whole cache lines.
@@ -97,7 +99,8 @@ class ExpertWeights {
     bool panels_in_place(const IgemmKernels& kernels) const {
         if (int4_ || !tiled_) return false;
         if (packed_) return packed_for(kernels);
-        return word_stride_ == 1 && row_stride_ == igemm::columns && block_stride_ == 16 * row_stride_;
+        return word_stride_ == 1 && row_stride_ == igemm::columns && block_stride_ == 16 * row_stride_ &&
+               rows_ % kernels.k_step == 0;
     }
     // Such a panel from `row` on, null for any other.
     const int8_t* panel(const IgemmKernels& kernels, int64_t expert, int64_t row, const PanelColumns& columns) const;
@@ -108,6 +111,8 @@ class ExpertWeights {
     // Packs `k` rows from `row` on. `stage` is 512 bytes of scratch.
     void pack(const IgemmKernels& kernels, int64_t expert, int64_t row, int64_t k, const PanelColumns& columns,
               void* panel, int8_t* stage) const;
+    // Rows of 32 int8, zero beyond the columns.
+    void read(int64_t expert, int64_t row, int64_t rows, const PanelColumns& columns, int8_t* target) const;
 
   private:
     Status resolve_tiles(const Tensor& tensor, int64_t k, int64_t n);
@@ -115,8 +120,7 @@ class ExpertWeights {
     Status resolve_packed(const Tensor& tensor, int64_t k, int64_t n);
     void use_bytes();
     int8_t item(const int8_t* word, int64_t column) const;
-    void read(int64_t expert, int64_t row, int64_t rows, const PanelColumns& columns, int8_t* stage) const;
-    void read_packed(int64_t expert, int64_t row, int64_t rows, const PanelColumns& columns, int8_t* stage) const;
+    void read_packed(int64_t expert, int64_t row, int64_t rows, const PanelColumns& columns, int8_t* target) const;
     const int8_t* packed_panel(int64_t expert, int64_t column) const;
 
     const Tensor* tensor_ = nullptr;
@@ -124,9 +128,10 @@ class ExpertWeights {
     const int8_t* data_ = nullptr;
     bool int4_ = false;
     bool tiled_ = false;
-    bool packed_ = false;
-    PackedStorage storage_ = {};  // of a packed weight
+    bool packed_ = false;         // in another layout than rows
+    PackedStorage storage_ = {};  // of such a weight
     int64_t experts_ = 0;
+    int64_t rows_ = 0;          // of a column of tiles, with their padding
     int64_t tile_columns_ = 0;  // n for plain weights, which are one tile wide
     int64_t word_columns_ = 1;  // columns in a stored word
     // Bytes from one expert, tile, 16 rows, row and word to the next.

@@ -28,7 +28,7 @@ class Pack {
         MOE_TRY(part(args_.n, "n", &n));
         MOE_TRY(weights_.resolve(*args_.w, "w", k, n));
         MOE_TRY(packed_describe(nullptr, weights_.int4() ? MOE_INT4 : MOE_INT8, weights_.experts(), k, n,
-                                kernels_.layout, "w", &packed_));
+                                igemm::packed_layout(kernels_), "w", &packed_));
         if (outputs == Outputs::ignored) return MOE_OK;
         MOE_TRY(dtype_in(*args_.out, "out", {MOE_UINT8}));
         MOE_TRY(shape_is(*args_.out, "out", {bytes()}, "(bytes,)", MOE_ERROR_INVALID));
@@ -106,8 +106,12 @@ class Pack {
             for (int64_t p = first_panel; p < last_panel; ++p) {
                 const int64_t first = p * panel_width;
                 char* const panel = panels + p * to.panel_bytes + order.size(row) * order.item_size;
-                weights_.pack(kernels_, expert, row, std::min(step, to.k - row),
-                              {first, std::min(panel_width, to.n - first)}, panel, stage_ + thread * stage_bytes);
+                const PanelColumns columns = {first, std::min(panel_width, to.n - first)};
+                const int64_t rows = std::min(step, to.k - row);
+                if (to.layout == PanelLayout::rows)
+                    weights_.read(expert, row, rows, columns, reinterpret_cast<int8_t*>(panel));
+                else
+                    weights_.pack(kernels_, expert, row, rows, columns, panel, stage_ + thread * stage_bytes);
             }
         if (last_panel == to.panels) clear_padding(to, order, panels + (to.panels - 1) * to.panel_bytes);
     }
@@ -135,5 +139,5 @@ MOE_DEFINE_OPERATOR(moe::Pack, moe_pack)
 
 bool moe_packed_is_current(const moe_tensor* tensor) {
     return moe::required(tensor, "w") == MOE_OK && moe::is_packed(*tensor) &&
-           moe::packed_storage(*tensor).layout == moe::igemm_kernels().layout;
+           moe::packed_storage(*tensor).layout == moe::igemm::packed_layout(moe::igemm_kernels());
 }

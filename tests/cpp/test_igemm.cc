@@ -189,6 +189,7 @@ TEST_CASE("sums of panels in turn are exact") {
                     const int64_t stride = rows * columns + 16;
                     for (const bool ready : {false, true}) {
                         CAPTURE(ready);
+                        if (ready && igemm::packed_layout(kernels) != kernels.layout) continue;
                         std::vector<int32_t> sums(static_cast<size_t>(count * stride), 77);
                         const PanelsInTurn all = {(ready ? packed_panels : panels).data(), panels.data(), count, ready,
                                                   stride};

@@ -17,7 +17,7 @@ constexpr int64_t experts = 16;
 
 // Enough tokens for a result of bytes that is just above, or just below, what is streamed.
 int64_t tokens_for(int64_t row_bytes, bool above) {
-    const int64_t tokens = moe::last_level_cache_bytes() / 2 / (row_bytes * top_k);
+    const int64_t tokens = moe::last_level_cache_bytes() / 8 / (row_bytes * top_k);
     return above ? tokens + 1 : tokens;
 }
 

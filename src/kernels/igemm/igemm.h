@@ -34,7 +34,7 @@ struct Ahead {
     }
 };
 
-// Panels of whole columns, 32 bytes a row without gaps, each followed by what its last quad of rows lacks.
+// Panels of whole columns, 32 bytes a row without gaps, each followed by what its last step of rows lacks.
 struct PanelsInTurn {
     const int8_t* const* first;
     // What is multiplied after them and prefetched towards the end; any addresses will do.
@@ -95,6 +95,10 @@ constexpr int64_t columns = 32;
 constexpr int64_t exact_k = 131071;
 
 int64_t panel_bytes(const IgemmKernels& kernels, int64_t k);
+// What packed weights hold: the panels that are multiplied, or where those take more than a byte for each value, the rows.
+inline PanelLayout packed_layout(const IgemmKernels& kernels) {
+    return kernels.item_size == 1 ? kernels.layout : PanelLayout::rows;
+}
 // Of one row of a tile: a tile takes as much for each of its rows.
 int64_t row_bytes(const IgemmKernels& kernels, int64_t k);
 

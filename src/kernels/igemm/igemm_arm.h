@@ -2,6 +2,7 @@
 // file per instruction set, which defines MOE_IGEMM_TABLE first.
 #include "kernels/igemm/igemm_float.h"
 #include "kernels/igemm/igemm_int4.h"
+#include "kernels/igemm/igemm_prefetch.h"
 #include "kernels/int8_arm.h"
 
 namespace moe {
@@ -29,32 +30,12 @@ void pack_tile(const int8_t* x, int64_t stride, int64_t rows, int64_t k, void* t
     }
 }
 
-// Prefetches in equal shares, one before every stretch of all steps.
-class Prefetcher {
-  public:
-    Prefetcher(const Ahead& ahead, int64_t steps)
-        : place_(ahead.first),
-          stride_(ahead.stride),
-          lines_(ahead.lines),
-          share_((ahead.count * stretch + steps - 1) / steps) {}
-
-    void operator()() {
-        for (int64_t i = 0; i < share_; ++i, place_ += stride_)
-            for (int64_t line = 0; line < lines_; ++line) __builtin_prefetch(place_ + 64 * line, 0, 2);
-    }
-
-  private:
-    const char* place_;
-    int64_t stride_;
-    int64_t lines_;
-    int64_t share_;
-};
-
 template <int rows>
 void multiply_tile(const int8_t* tile, const int8_t* panel, int64_t steps, bool accumulate, int32_t* sums,
                    const Ahead& ahead) {
     const auto at = [tile](int64_t step, int row) { return tile + (step * rows + row) * k_step; };
-    multiply_rows<rows>(at, panel, steps, accumulate, sums, igemm::columns, Prefetcher(ahead, steps * passes_of(rows)));
+    multiply_rows<rows>(at, panel, steps, accumulate, sums, igemm::columns,
+                        Prefetcher<stretch>(ahead, steps * passes_of(rows)));
 }
 
 template <int most = tile_rows>
@@ -119,7 +100,7 @@ void stream_rows(const int8_t* tile, const int8_t* weight, int64_t stride, int64
             }
         }
     };
-    Prefetcher prefetch(ahead, (k + dot_step - 1) / dot_step);
+    Prefetcher<stretch> prefetch(ahead, (k + dot_step - 1) / dot_step);
     const int64_t whole = k / dot_step * dot_step;
     for (int64_t begin = 0; begin < whole; begin += stretch * dot_step) {
         prefetch();

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "kernels/igemm/igemm_float.h"
+#include "kernels/igemm/igemm_prefetch.h"
 
 namespace moe {
 namespace {
@@ -136,30 +137,6 @@ inline void add_products(Vector& sum, Vector w, Vector x) {
     __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));
 }
 
-// Prefetches in equal shares, one for each stretch of quads. Not one loop over stretches around one over quads: GCC 12
-// keeps sums in memory then.
-class Prefetcher {
-  public:
-    Prefetcher(const Ahead& ahead, int64_t quads)
-        : place_(ahead.first),
-          stride_(ahead.stride),
-          lines_(ahead.lines),
-          share_((ahead.count * stretch + quads - 1) / quads) {}
-
-    void step(int64_t quad) {
-        if (quad % stretch != 0) return;
-        for (int64_t i = 0; i < share_; ++i, place_ += stride_)
-            for (int64_t line = 0; line < lines_; ++line) _mm_prefetch(place_ + 64 * line, _MM_HINT_T1);
-    }
-
-  private:
-    static constexpr int64_t stretch = 8;
-    const char* place_;
-    int64_t stride_;
-    int64_t lines_;
-    int64_t share_;
-};
-
 void pack_panel_int4(const int8_t* weight, int64_t stride, int64_t k, void* panel) {
     char* target = static_cast<char*>(panel);
     for (int64_t t = 0; t < k; t += 4, target += 4 * igemm::columns) {
@@ -195,10 +172,10 @@ void multiply_rows(const char* tile, const char* panel, int64_t quads, bool accu
         sum[r][0] = correction;
         sum[r][1] = correction;
     }
-    Prefetcher prefetcher(ahead, quads);
+    Prefetcher<8> prefetch(ahead, quads);
     const char* x = tile;
     for (int64_t q = 0; q < quads; ++q, x += 4 * rows, panel += 4 * igemm::columns) {
-        prefetcher.step(q);
+        prefetch.before(q);
         const __m512i w0 = _mm512_loadu_si512(panel);
         const __m512i w1 = _mm512_loadu_si512(panel + 64);
 #pragma GCC unroll 16
@@ -248,9 +225,9 @@ void stream_rows(const char* x, const int8_t* weight, int64_t stride, int64_t k,
     for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 4
         for (int g = 0; g < 4; ++g) sum[r][g] = _mm256_set1_epi32(int32_at(x + 4 * (quads * rows + r)));
-    Prefetcher prefetcher(ahead, quads);
+    Prefetcher<8> prefetch(ahead, quads);
     for (int64_t q = 0; q < quads; ++q, x += 4 * rows, weight += 4 * stride) {
-        prefetcher.step(q);
+        prefetch.before(q);
         const int64_t left = k - 4 * q;
         const Pieces w = interleave(load_row(weight), load_row(left > 1 ? weight + stride : zero_row),
                                     load_row(left > 2 ? weight + 2 * stride : zero_row),
@@ -365,9 +342,9 @@ void stream_rows_int4(const char* x, const int8_t* weight, int64_t stride, int64
     __m512i odd[rows];
 #pragma GCC unroll 4
     for (int r = 0; r < rows; ++r) even[r] = odd[r] = _mm512_set1_epi32(int32_at(x + 4 * (quads * rows + r)));
-    Prefetcher prefetcher(ahead, quads);
+    Prefetcher<8> prefetch(ahead, quads);
     for (int64_t q = 0; q < quads; ++q, x += 4 * rows, weight += 4 * stride) {
-        prefetcher.step(q);
+        prefetch.before(q);
         const int64_t left = k - 4 * q;
         const Nibbles w = interleave_int4(load_bytes(weight), load_bytes(left > 1 ? weight + stride : zero_row),
                                           load_bytes(left > 2 ? weight + 2 * stride : zero_row),
