@@ -15,40 +15,11 @@ namespace {
 
 constexpr int64_t tile_rows = 12;  // 24 sums, two vectors of weights, one of x: of 32 registers
 
-// Pieces of quads whose columns are no longer side by side: interleaving bytes and then pairs of bytes works on 128-bit
-// lanes, and piece g has columns 4 g to 4 g + 3 in its even lanes and 16 columns further in its odd ones.
-struct Pieces {
-    __m256i part[4];
+// A quad of rows as panels hold it: fours of columns in the order 0-3, 16-19, 4-7, 20-23, and then those 8 columns
+// further. Which column a lane belongs to matters only for the sums, once for all of k.
+struct Quad {
+    __m512i part[2];
 };
-
-// Of a quad in the lower and another one in the upper halves.
-struct PiecesOfTwo {
-    __m512i part[4];
-};
-
-Pieces interleave(__m256i a, __m256i b, __m256i c, __m256i d) {
-    const __m256i ab_low = _mm256_unpacklo_epi8(a, b);
-    const __m256i ab_high = _mm256_unpackhi_epi8(a, b);
-    const __m256i cd_low = _mm256_unpacklo_epi8(c, d);
-    const __m256i cd_high = _mm256_unpackhi_epi8(c, d);
-    const __m256i sign = _mm256_set1_epi8(-128);
-    return {{_mm256_xor_si256(sign, _mm256_unpacklo_epi16(ab_low, cd_low)),
-             _mm256_xor_si256(sign, _mm256_unpackhi_epi16(ab_low, cd_low)),
-             _mm256_xor_si256(sign, _mm256_unpacklo_epi16(ab_high, cd_high)),
-             _mm256_xor_si256(sign, _mm256_unpackhi_epi16(ab_high, cd_high))}};
-}
-
-PiecesOfTwo interleave(__m512i a, __m512i b, __m512i c, __m512i d) {
-    const __m512i ab_low = _mm512_unpacklo_epi8(a, b);
-    const __m512i ab_high = _mm512_unpackhi_epi8(a, b);
-    const __m512i cd_low = _mm512_unpacklo_epi8(c, d);
-    const __m512i cd_high = _mm512_unpackhi_epi8(c, d);
-    const __m512i sign = _mm512_set1_epi8(-128);
-    return {{_mm512_xor_si512(sign, _mm512_unpacklo_epi16(ab_low, cd_low)),
-             _mm512_xor_si512(sign, _mm512_unpackhi_epi16(ab_low, cd_low)),
-             _mm512_xor_si512(sign, _mm512_unpacklo_epi16(ab_high, cd_high)),
-             _mm512_xor_si512(sign, _mm512_unpackhi_epi16(ab_high, cd_high))}};
-}
 
 __m256i load_row(const int8_t* row) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row));
@@ -59,31 +30,45 @@ __m512i load_rows(const int8_t* low, const int8_t* high) {
     return _mm512_inserti64x4(_mm512_castsi256_si512(load_row(low)), load_row(high), 1);
 }
 
-// Panels keep the columns of a quad in the order of the pieces: which column a lane belongs to matters only for the
-// sums, once for all of k.
+// Of two rows in each vector. Whole fours of columns come together before their bytes are interleaved: half of what
+// unpacking bytes and pairs of them would need of the only port that moves bytes.
+Quad interleave(__m512i ab, __m512i cd) {
+    const __m512i first = _mm512_set_epi32(29, 21, 13, 5, 25, 17, 9, 1, 28, 20, 12, 4, 24, 16, 8, 0);
+    const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(2));
+    const __m512i bytes =
+        _mm512_broadcast_i32x4(_mm_set_epi8(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0));
+    const __m512i sign = _mm512_set1_epi8(-128);
+    ab = _mm512_xor_si512(ab, sign);
+    cd = _mm512_xor_si512(cd, sign);
+    return {{_mm512_shuffle_epi8(_mm512_permutex2var_epi32(ab, first, cd), bytes),
+             _mm512_shuffle_epi8(_mm512_permutex2var_epi32(ab, second, cd), bytes)}};
+}
+
+// Stands in for the rows that the last quad lacks.
+alignas(32) constexpr int8_t zero_row[igemm::columns] = {};
+
+// Of `rows` rows from `weight` on; there may be more of them than four.
+Quad load_quad(const int8_t* weight, int64_t stride, int64_t rows) {
+    return interleave(load_rows(weight, rows > 1 ? weight + stride : zero_row),
+                      load_rows(rows > 2 ? weight + 2 * stride : zero_row, rows > 3 ? weight + 3 * stride : zero_row));
+}
+
+// Of four rows without gaps.
+Quad load_quad(const int8_t* weight) {
+    return interleave(_mm512_loadu_si512(weight), _mm512_loadu_si512(weight + 2 * igemm::columns));
+}
+
 void pack_panel(const int8_t* weight, int64_t stride, int64_t k, void* panel) {
     char* target = static_cast<char*>(panel);
-    const auto store = [](char* at, __m256i part) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), part); };
+    const auto store = [&target](const Quad& quad) {
+        _mm512_storeu_si512(target, quad.part[0]);
+        _mm512_storeu_si512(target + 64, quad.part[1]);
+        target += 4 * igemm::columns;
+    };
     int64_t t = 0;
-    for (; t + 8 <= k; t += 8, target += 8 * igemm::columns) {
-        const int8_t* row = weight + t * stride;
-        const int8_t* next = row + 4 * stride;
-        const PiecesOfTwo pieces =
-            interleave(load_rows(row, next), load_rows(row + stride, next + stride),
-                       load_rows(row + 2 * stride, next + 2 * stride), load_rows(row + 3 * stride, next + 3 * stride));
-        for (int g = 0; g < 4; ++g) {
-            store(target + 32 * g, _mm512_castsi512_si256(pieces.part[g]));
-            store(target + 128 + 32 * g, _mm512_extracti64x4_epi64(pieces.part[g], 1));
-        }
-    }
-    for (; t < k; t += 4, target += 4 * igemm::columns) {
-        const auto row_or_zeros = [&](int64_t row) {
-            return row < k ? load_row(weight + row * stride) : _mm256_setzero_si256();
-        };
-        const Pieces pieces =
-            interleave(row_or_zeros(t), row_or_zeros(t + 1), row_or_zeros(t + 2), row_or_zeros(t + 3));
-        for (int g = 0; g < 4; ++g) store(target + 32 * g, pieces.part[g]);
-    }
+    if (stride == igemm::columns)
+        for (; t + 4 <= k; t += 4) store(load_quad(weight + t * igemm::columns));
+    for (; t < k; t += 4) store(load_quad(weight + t * stride, stride, k - t));
 }
 
 // The quads of the even and of the odd columns of four rows of int4.
@@ -162,6 +147,11 @@ void store_sums(__m512i low, __m512i high, bool accumulate, int32_t* row) {
     _mm512_storeu_si512(row + 16, high);
 }
 
+// Of lanes in the order of a panel.
+void store_in_order(const __m512i (&sum)[2], bool accumulate, int32_t* row) {
+    store_sums(_mm512_shuffle_i32x4(sum[0], sum[1], 0x88), _mm512_shuffle_i32x4(sum[0], sum[1], 0xDD), accumulate, row);
+}
+
 template <int rows>
 void multiply_rows(const char* tile, const char* panel, int64_t quads, bool accumulate, int32_t* sums,
                    const Ahead& ahead) {
@@ -186,9 +176,7 @@ void multiply_rows(const char* tile, const char* panel, int64_t quads, bool accu
         }
     }
 #pragma GCC unroll 16
-    for (int r = 0; r < rows; ++r)
-        store_sums(_mm512_shuffle_i32x4(sum[r][0], sum[r][1], 0x88), _mm512_shuffle_i32x4(sum[r][0], sum[r][1], 0xDD),
-                   accumulate, sums + r * igemm::columns);
+    for (int r = 0; r < rows; ++r) store_in_order(sum[r], accumulate, sums + r * igemm::columns);
 }
 
 using Multiply = void (*)(const char*, const char*, int64_t, bool, int32_t*, const Ahead&);
@@ -203,16 +191,13 @@ void multiply(const void* tile, const void* panel, int64_t rows, int64_t k, bool
                                sums, ahead);
 }
 
-// Stands in for the rows that the last quad lacks.
-alignas(32) constexpr int8_t zero_row[igemm::columns] = {};
-
 template <int rows>
-inline void add_pieces(const char* x, const Pieces& w, __m256i (&sum)[rows][4]) {
+inline void add_quad(const char* x, const Quad& w, __m512i (&sum)[rows][2]) {
 #pragma GCC unroll 4
     for (int r = 0; r < rows; ++r) {
-        const __m256i quad = _mm256_set1_epi32(int32_at(x + 4 * r));
-#pragma GCC unroll 4
-        for (int g = 0; g < 4; ++g) add_products(sum[r][g], w.part[g], quad);
+        const __m512i quad = _mm512_set1_epi32(int32_at(x + 4 * r));
+        add_products(sum[r][0], w.part[0], quad);
+        add_products(sum[r][1], w.part[1], quad);
     }
 }
 
@@ -220,58 +205,24 @@ template <int rows>
 void stream_rows(const char* x, const int8_t* weight, int64_t stride, int64_t k, bool accumulate, int32_t* sums,
                  const Ahead& ahead) {
     const int64_t quads = (k + 3) / 4;
-    __m256i sum[rows][4];
+    __m512i sum[rows][2];
 #pragma GCC unroll 4
-    for (int r = 0; r < rows; ++r)
-#pragma GCC unroll 4
-        for (int g = 0; g < 4; ++g) sum[r][g] = _mm256_set1_epi32(int32_at(x + 4 * (quads * rows + r)));
+    for (int r = 0; r < rows; ++r) sum[r][0] = sum[r][1] = _mm512_set1_epi32(int32_at(x + 4 * (quads * rows + r)));
     Prefetcher<8> prefetch(ahead, quads);
     for (int64_t q = 0; q < quads; ++q, x += 4 * rows, weight += 4 * stride) {
         prefetch.before(q);
-        const int64_t left = k - 4 * q;
-        const Pieces w = interleave(load_row(weight), load_row(left > 1 ? weight + stride : zero_row),
-                                    load_row(left > 2 ? weight + 2 * stride : zero_row),
-                                    load_row(left > 3 ? weight + 3 * stride : zero_row));
-        add_pieces<rows>(x, w, sum);
+        add_quad<rows>(x, load_quad(weight, stride, k - 4 * q), sum);
     }
 #pragma GCC unroll 4
-    for (int r = 0; r < rows; ++r) {
-        const __m512i low = _mm512_inserti64x4(_mm512_castsi256_si512(sum[r][0]), sum[r][1], 1);
-        const __m512i high = _mm512_inserti64x4(_mm512_castsi256_si512(sum[r][2]), sum[r][3], 1);
-        store_sums(_mm512_shuffle_i32x4(low, high, 0x88), _mm512_shuffle_i32x4(low, high, 0xDD), accumulate,
-                   sums + r * igemm::columns);
-    }
+    for (int r = 0; r < rows; ++r) store_in_order(sum[r], accumulate, sums + r * igemm::columns);
 }
 
-// Panels that lie row by row, whose quads are interleaved as they come.
+// Quads of panels that lie row by row, and of those that pack_panel made.
 struct RowsOfPanel {
-    using Vector = __m256i;
-    static constexpr int vectors = 4;
-
-    template <int rows>
-    static void add_quad(const char* x, const int8_t* w, Vector (&sum)[rows][vectors]) {
-        const Pieces quad = interleave(load_row(w), load_row(w + igemm::columns), load_row(w + 2 * igemm::columns),
-                                       load_row(w + 3 * igemm::columns));
-        add_pieces<rows>(x, quad, sum);
-    }
+    static Quad load(const int8_t* rows) { return load_quad(rows); }
 };
-
-// Panels as pack_panel makes them.
 struct PackedPanel {
-    using Vector = __m512i;
-    static constexpr int vectors = 2;
-
-    template <int rows>
-    static void add_quad(const char* x, const int8_t* w, Vector (&sum)[rows][vectors]) {
-        const Vector low = _mm512_loadu_si512(w);
-        const Vector high = _mm512_loadu_si512(w + 64);
-#pragma GCC unroll 4
-        for (int r = 0; r < rows; ++r) {
-            const Vector factor = _mm512_set1_epi32(int32_at(x + 4 * r));
-            add_products(sum[r][0], low, factor);
-            add_products(sum[r][1], high, factor);
-        }
-    }
+    static Quad load(const int8_t* quad) { return {{_mm512_loadu_si512(quad), _mm512_loadu_si512(quad + 64)}}; }
 };
 
 // Quads of a panel that are taken before those of the next one, half a KiB, and how far ahead of them memory is read.
@@ -281,16 +232,7 @@ constexpr int64_t quads_ahead = 8;
 template <class Panel, int rows>
 void multiply_rows_in_turn(const char* tile, const PanelsInTurn& panels, int64_t quads, int32_t* sums) {
     constexpr int64_t quad_bytes = 4 * igemm::columns;
-    using Vector = typename Panel::Vector;
-    constexpr int vectors = Panel::vectors;
-    for (int64_t p = 0; p < panels.count; ++p)
-        for (int r = 0; r < rows; ++r)
-            std::fill_n(sums + p * panels.sums_stride + r * igemm::columns, igemm::columns,
-                        int32_at(tile + 4 * (quads * rows + r)));
-    // Until the last quad sums lie in the order of the vectors.
-    const auto at = [&](int64_t p, int r, int v) {
-        return sums + p * panels.sums_stride + r * igemm::columns + v * (igemm::columns / vectors);
-    };
+    const char* const corrections = tile + 4 * quads * rows;
     for (int64_t first = 0; first < quads; first += quads_in_turn, tile += 4 * rows * quads_in_turn) {
         const int64_t count = std::min(quads_in_turn, quads - first);
         const bool inside = first + quads_ahead < quads;
@@ -298,28 +240,30 @@ void multiply_rows_in_turn(const char* tile, const PanelsInTurn& panels, int64_t
         for (int64_t p = 0; p < panels.count; ++p) {
             const int8_t* w = panels.first[p] + first * quad_bytes;
             const int8_t* const fetched = (inside ? panels.first : panels.next)[p] + ahead;
-            Vector sum[rows][vectors];
+            // Until the last quad sums lie in the order of the lanes.
+            int32_t* const target = sums + p * panels.sums_stride;
+            __m512i sum[rows][2];
 #pragma GCC unroll 4
             for (int r = 0; r < rows; ++r)
-#pragma GCC unroll 4
-                for (int v = 0; v < vectors; ++v) std::memcpy(&sum[r][v], at(p, r, v), sizeof(Vector));
+#pragma GCC unroll 2
+                for (int v = 0; v < 2; ++v)
+                    sum[r][v] = first == 0 ? _mm512_set1_epi32(int32_at(corrections + 4 * r))
+                                           : _mm512_loadu_si512(target + r * igemm::columns + 16 * v);
             for (int64_t q = 0; q < count; ++q, w += quad_bytes) {
                 _mm_prefetch(reinterpret_cast<const char*>(fetched + q * quad_bytes), _MM_HINT_T0);
                 _mm_prefetch(reinterpret_cast<const char*>(fetched + q * quad_bytes + 64), _MM_HINT_T0);
-                Panel::template add_quad<rows>(tile + 4 * rows * q, w, sum);
+                add_quad<rows>(tile + 4 * rows * q, Panel::load(w), sum);
             }
 #pragma GCC unroll 4
-            for (int r = 0; r < rows; ++r)
-#pragma GCC unroll 4
-                for (int v = 0; v < vectors; ++v) std::memcpy(at(p, r, v), &sum[r][v], sizeof(Vector));
-        }
-    }
-    for (int64_t p = 0; p < panels.count; ++p) {
-        for (int r = 0; r < rows; ++r) {
-            int32_t* const row = sums + p * panels.sums_stride + r * igemm::columns;
-            const __m512i low = _mm512_loadu_si512(row);
-            const __m512i high = _mm512_loadu_si512(row + 16);
-            store_sums(_mm512_shuffle_i32x4(low, high, 0x88), _mm512_shuffle_i32x4(low, high, 0xDD), false, row);
+            for (int r = 0; r < rows; ++r) {
+                int32_t* const row = target + r * igemm::columns;
+                if (first + count == quads) {
+                    store_in_order(sum[r], false, row);
+                } else {
+                    _mm512_storeu_si512(row, sum[r][0]);
+                    _mm512_storeu_si512(row + 16, sum[r][1]);
+                }
+            }
         }
     }
 }
