@@ -119,6 +119,18 @@ Isa isa_of_processor() {
     return detected();
 }
 
+bool folds_broadcasts() {
+#if defined(__x86_64__)
+    static const bool intel = [] {
+        __builtin_cpu_init();
+        return __builtin_cpu_is("intel") != 0;
+    }();
+    return intel;
+#else
+    return false;
+#endif
+}
+
 const char* isa_origin() {
     isa_limit();
     return origin.load(std::memory_order_relaxed);

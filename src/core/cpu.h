@@ -31,6 +31,10 @@ Isa isa_limit();
 // What has set it: "processor", "MOE_NATIVE_ISA" or "moe_set_isa_limit".
 const char* isa_origin();
 
+// Whether instructions that broadcast a value from memory themselves pay. On Intel's processors they leave the decoder
+// more for another program on the same core; on AMD's they take twice as long.
+bool folds_broadcasts();
+
 // Fails when MOE_NATIVE_ISA names a set that is unknown or missing here.
 Status isa_environment();
 

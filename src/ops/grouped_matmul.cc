@@ -305,6 +305,8 @@ void ExpertWeights::read_packed(int64_t expert, int64_t row, int64_t rows, const
 void GroupedProduct::book(const ExpertWeights& weights, int64_t rows, int64_t k, int64_t blocks, int64_t columns,
                           int64_t runs, bool aligned, int64_t bytes_per_row, Ledger& ledger) {
     kernels_ = &igemm_kernels();
+    const bool folds = folds_broadcasts() && kernels_->multiply_folded != nullptr;
+    multiply_ = folds ? kernels_->multiply_folded : kernels_->multiply;
     row_kernels_ = &row_kernels();
     weights_ = &weights;
     k_ = k;
@@ -583,8 +585,8 @@ void GroupedProduct::sum_block(int thread, const Tiles& tiles, int64_t first, in
                 stream(tile, weights_->address(group.expert, block.k_begin, group.columns[p].first),
                        weights_->row_stride(), rows * parts_, block.k, accumulate, sums, next_weights());
             } else {
-                kernels_->multiply(tile, packed_panel == nullptr ? panel(thread, p) : packed_panel, rows * parts_,
-                                   block.k, accumulate, sums, next_weights());
+                multiply_(tile, packed_panel == nullptr ? panel(thread, p) : packed_panel, rows * parts_, block.k,
+                          accumulate, sums, next_weights());
             }
         }
     }

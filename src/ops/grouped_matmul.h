@@ -287,6 +287,7 @@ class GroupedProduct {
     float* values(int thread, int64_t chunk_row, int64_t rows, int64_t panels) const;
 
     const IgemmKernels* kernels_ = nullptr;
+    decltype(IgemmKernels::multiply) multiply_ = nullptr;
     const QgemmKernels* row_products_ = nullptr;
     const RowKernels* row_kernels_ = nullptr;
     const ExpertWeights* weights_ = nullptr;

@@ -146,6 +146,12 @@ TEST_CASE("streamed sums are exact, and reading ahead changes nothing") {
                 };
                 kernels.multiply(tile.data(), panel.data(), rows, k, false, sums.data(), ahead);
                 check(false, 1);
+                if (kernels.multiply_folded != nullptr) {
+                    kernels.multiply_folded(tile.data(), panel.data(), rows, k, true, sums.data(), ahead);
+                    check(false, 2);
+                    kernels.multiply_folded(tile.data(), panel.data(), rows, k, false, sums.data(), ahead);
+                    check(false, 1);
+                }
                 if (rows > kernels.stream_rows) continue;
                 kernels.stream(tile.data(), w.data(), stride, rows, k, true, sums.data(), ahead);
                 check(false, 2);

@@ -60,6 +60,9 @@ struct IgemmKernels {
     // sums (rows, 32) = [sums +] tile * panel
     void (*multiply)(const void* tile, const void* panel, int64_t rows, int64_t k, bool accumulate, int32_t* sums,
                      const Ahead& ahead);
+    // The same for processors of which folds_broadcasts() holds; may be null.
+    void (*multiply_folded)(const void* tile, const void* panel, int64_t rows, int64_t k, bool accumulate,
+                            int32_t* sums, const Ahead& ahead);
     // The same for 1 to `stream_rows` rows, from what the pack functions take.
     void (*stream)(const void* tile, const int8_t* weight, int64_t stride, int64_t rows, int64_t k, bool accumulate,
                    int32_t* sums, const Ahead& ahead);

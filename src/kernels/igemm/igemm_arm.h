@@ -140,6 +140,7 @@ const IgemmKernels MOE_IGEMM_TABLE = {
     pack_widened_panel<pack_panel, igemm::columns>,
     pack_tile,
     multiply,
+    nullptr,
     stream_any<Bytes>,
     stream_any<Nibbles>,
     nullptr,

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "kernels/igemm/igemm_float.h"
 #include "kernels/igemm/igemm_prefetch.h"
@@ -35,8 +36,7 @@ __m512i load_rows(const int8_t* low, const int8_t* high) {
 Quad interleave(__m512i ab, __m512i cd) {
     const __m512i first = _mm512_set_epi32(29, 21, 13, 5, 25, 17, 9, 1, 28, 20, 12, 4, 24, 16, 8, 0);
     const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(2));
-    const __m512i bytes =
-        _mm512_broadcast_i32x4(_mm_set_epi8(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0));
+    const __m512i bytes = _mm512_broadcast_i32x4(_mm_set_epi8(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0));
     const __m512i sign = _mm512_set1_epi8(-128);
     ab = _mm512_xor_si512(ab, sign);
     cd = _mm512_xor_si512(cd, sign);
@@ -121,6 +121,10 @@ template <class Vector>
 inline void add_products(Vector& sum, Vector w, Vector x) {
     __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));
 }
+// With a quad of x in memory.
+inline void add_products(__m512i& sum, __m512i w, const char* x) {
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(w), "m"(*reinterpret_cast<const char(*)[4]>(x)));
+}
 
 void pack_panel_int4(const int8_t* weight, int64_t stride, int64_t k, void* panel) {
     char* target = static_cast<char*>(panel);
@@ -152,43 +156,59 @@ void store_in_order(const __m512i (&sum)[2], bool accumulate, int32_t* row) {
     store_sums(_mm512_shuffle_i32x4(sum[0], sum[1], 0x88), _mm512_shuffle_i32x4(sum[0], sum[1], 0xDD), accumulate, row);
 }
 
-template <int rows>
-void multiply_rows(const char* tile, const char* panel, int64_t quads, bool accumulate, int32_t* sums,
-                   const Ahead& ahead) {
-    __m512i sum[rows][2];
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; ++r) {
-        const __m512i correction = _mm512_set1_epi32(int32_at(tile + 4 * (quads * rows + r)));
-        sum[r][0] = correction;
-        sum[r][1] = correction;
+// Of a tile with row `row` of x: x is broadcast for two products, or for each of them.
+template <bool folded, int row>
+inline void add_row(const char* x, const __m512i (&w)[2], __m512i (&sum)[2]) {
+    // A load for every product would be too many.
+    if constexpr (folded && row % 2 == 0) {
+        add_products(sum[0], w[0], x + 4 * row);
+        add_products(sum[1], w[1], x + 4 * row);
+    } else {
+        const __m512i quad = _mm512_set1_epi32(int32_at(x + 4 * row));
+        add_products(sum[0], w[0], quad);
+        add_products(sum[1], w[1], quad);
     }
-    Prefetcher<8> prefetch(ahead, quads);
-    const char* x = tile;
-    for (int64_t q = 0; q < quads; ++q, x += 4 * rows, panel += 4 * igemm::columns) {
-        prefetch.before(q);
-        const __m512i w0 = _mm512_loadu_si512(panel);
-        const __m512i w1 = _mm512_loadu_si512(panel + 64);
-#pragma GCC unroll 16
-        for (int r = 0; r < rows; ++r) {
-            const __m512i quad = _mm512_set1_epi32(int32_at(x + 4 * r));
-            add_products(sum[r][0], w0, quad);
-            add_products(sum[r][1], w1, quad);
-        }
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; ++r) store_in_order(sum[r], accumulate, sums + r * igemm::columns);
 }
 
-using Multiply = void (*)(const char*, const char*, int64_t, bool, int32_t*, const Ahead&);
-constexpr Multiply multiply_by_rows[tile_rows] = {
-    multiply_rows<1>, multiply_rows<2>, multiply_rows<3>, multiply_rows<4>,  multiply_rows<5>,  multiply_rows<6>,
-    multiply_rows<7>, multiply_rows<8>, multiply_rows<9>, multiply_rows<10>, multiply_rows<11>, multiply_rows<12>,
-};
+// Rows as template arguments and not as a loop: GCC keeps arrays that it indexes in a loop in memory as well.
+template <bool folded, int... row>
+void multiply_rows(std::integer_sequence<int, row...>, const char* x, const char* panel, int64_t quads, bool accumulate,
+                   int32_t* sums, const Ahead& ahead) {
+    constexpr int rows = sizeof...(row);
+    constexpr int64_t quad_bytes = 4 * igemm::columns;
+    constexpr int64_t stretch = 8;
+    const char* const corrections = x + 4 * quads * rows;
+    __m512i sum[rows][2];
+    const auto start = [&](int r, __m512i(&own)[2]) {
+        own[0] = own[1] = _mm512_set1_epi32(int32_at(corrections + 4 * r));
+    };
+    (start(row, sum[row]), ...);
+    Prefetcher<stretch> prefetch(ahead, quads);
+    const char* const end = panel + quads * quad_bytes;
+    while (panel < end) {
+        prefetch();
+        const char* const pause = std::min(panel + stretch * quad_bytes, end);
+        for (; panel < pause; x += 4 * rows, panel += quad_bytes) {
+            const __m512i w[] = {_mm512_loadu_si512(panel), _mm512_loadu_si512(panel + 64)};
+            (add_row<folded, row>(x, w, sum[row]), ...);
+        }
+    }
+    (store_in_order(sum[row], accumulate, sums + row * igemm::columns), ...);
+}
 
-void multiply(const void* tile, const void* panel, int64_t rows, int64_t k, bool accumulate, int32_t* sums,
-              const Ahead& ahead) {
-    multiply_by_rows[rows - 1](static_cast<const char*>(tile), static_cast<const char*>(panel), (k + 3) / 4, accumulate,
-                               sums, ahead);
+template <bool folded, int rows = tile_rows>
+void multiply_up_to(int64_t wanted, const char* tile, const char* panel, int64_t quads, bool accumulate, int32_t* sums,
+                    const Ahead& ahead) {
+    if constexpr (rows > 1)
+        if (wanted < rows) return multiply_up_to<folded, rows - 1>(wanted, tile, panel, quads, accumulate, sums, ahead);
+    multiply_rows<folded>(std::make_integer_sequence<int, rows>(), tile, panel, quads, accumulate, sums, ahead);
+}
+
+template <bool folded>
+void multiply_tile(const void* tile, const void* panel, int64_t rows, int64_t k, bool accumulate, int32_t* sums,
+                   const Ahead& ahead) {
+    multiply_up_to<folded>(rows, static_cast<const char*>(tile), static_cast<const char*>(panel), (k + 3) / 4,
+                           accumulate, sums, ahead);
 }
 
 template <int rows>
@@ -335,7 +355,8 @@ const IgemmKernels igemm_avx512vnni = {
     pack_panel,
     pack_panel_int4,
     pack_tile,
-    multiply,
+    multiply_tile<false>,
+    multiply_tile<true>,
     stream,
     stream_int4,
     multiply_in_turn,

@@ -415,6 +415,7 @@ const IgemmKernels MOE_IGEMM_TABLE = {
     pack_panel_int4,
     pack_tile,
     multiply,
+    nullptr,
     stream,
     stream_int4,
     multiply_in_turn,
