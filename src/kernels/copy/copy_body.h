@@ -40,29 +40,25 @@ inline void stream_line(char* target, const char* source) {
 }
 #endif
 
-void stream_copy(char* target, const char* source, int64_t bytes) {
-    const auto misplaced = static_cast<int64_t>(reinterpret_cast<uintptr_t>(target) % line);
-    const int64_t head = misplaced == 0 ? 0 : smaller(bytes, line - misplaced);
-    std::memcpy(target, source, static_cast<size_t>(head));
-    int64_t i = head;
-    for (; i + line <= bytes; i += line) stream_line(target + i, source + i);
-    std::memcpy(target + i, source + i, static_cast<size_t>(bytes - i));
-}
-
 // Reads go between the stores a few at a time: both wait for the same buffers when there are too many of them.
 void stream_and_read(char* target, const char* source, int64_t bytes, ReadAhead ahead) {
     constexpr int64_t piece = 8 * line;
     const int64_t pieces = (bytes + piece - 1) / piece;
     const int64_t share = pieces == 0 ? 0 : (ahead.bytes / line + pieces) / pieces * line;
     const auto misplaced = static_cast<int64_t>(reinterpret_cast<uintptr_t>(target) % line);
-    int64_t read = 0;
-    for (int64_t i = 0; i < bytes;) {
-        const int64_t end = smaller(bytes, i == 0 ? piece - misplaced : i + piece);
-        for (int64_t until = smaller(ahead.bytes, read + share); read < until; read += line)
+    int64_t i = misplaced == 0 ? 0 : smaller(bytes, line - misplaced);
+    std::memcpy(target, source, static_cast<size_t>(i));
+    for (int64_t read = 0; i + line <= bytes;) {
+        for (const int64_t until = smaller(ahead.bytes, read + share); read < until; read += line)
             __builtin_prefetch(ahead.first + read);
-        stream_copy(target + i, source + i, end - i);
-        i = end;
+        for (const int64_t end = smaller(bytes, i + piece); i + line <= end; i += line)
+            stream_line(target + i, source + i);
     }
+    std::memcpy(target + i, source + i, static_cast<size_t>(bytes - i));
+}
+
+void stream_copy(char* target, const char* source, int64_t bytes) {
+    stream_and_read(target, source, bytes, {nullptr, 0});
 }
 
 void end_streaming() {
