@@ -16,8 +16,9 @@ class PackedWeight:
 
     Made by :func:`pack`, or from the bytes of one. :func:`npu_grouped_matmul_finalize_routing` and
     :func:`npu_grouped_matmul_swiglu_quant` take it as their weight, and compute the same bits from it as from the
-    weight it was made of. On the instruction set that it was packed for they use it where it lies; on any other they
-    convert parts of it in every call, as they do with other weights. ``pack(packed)`` packs it for the one in use.
+    weight it was made of. On the instruction set that it was packed for they read it as it is best for them; on any
+    other they convert parts of it in every call, as they do with other weights. ``pack(packed)`` packs it for the one
+    in use.
 
     Parameters
     ----------
@@ -30,7 +31,7 @@ class PackedWeight:
     TypeError
         No array of uint8.
     ValueError
-        Bytes that are no packed weight, or were cut off or changed, or come from a later version of the library or a
+        Bytes that are no packed weight, or were cut off or changed, or are of another version of the format or from a
         machine of the other byte order.
 
     Examples
@@ -78,7 +79,7 @@ class PackedWeight:
 
     @property
     def is_current(self) -> bool:
-        """Whether the kernels that would be used now read it where it lies."""
+        """Whether this is how :func:`pack` would pack it for the kernels that would be used now."""
         return bool(_core.packed_description(self._array)[2])
 
     @property
@@ -115,14 +116,14 @@ def pack(
     """Pack a weight of the grouped matrix products for the instruction set in use.
 
     :func:`npu_grouped_matmul_finalize_routing` and :func:`npu_grouped_matmul_swiglu_quant` bring a weight into the
-    order of their kernels in every call, and need memory for that. A packed one was brought there once.
+    order of their kernels in every call, and need memory for that. A packed one was brought there once, on processors
+    with products of bytes; on others it takes plain rows, which a call widens.
 
     Parameters
     ----------
     w : array, NzArray or PackedWeight
         In any form the operators take: int8 (e, k, n), int32 (e, k, n / 8) with eight int4 each, tiles
-        (e, n1, k1, 16, c0), or packed for another instruction set. int4 takes twice its memory packed, and on
-        processors without dot products of bytes every weight twice as much again.
+        (e, n1, k1, 16, c0), or packed for another instruction set. int4 takes twice its memory packed.
     k, n : int, optional
         Rows and columns of the weight where the shape of `w` does not say them exactly: raw tiles may hold fewer
         than they have room for, and an int32 fewer than eight columns. By default as many as fit.

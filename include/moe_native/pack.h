@@ -2,14 +2,14 @@
  * read them, behind a header that says which one it is. The caller owns the memory, and may keep it in a file.
  *
  * A packed weight is one run of bytes: a header of MOE_PACKED_HEADER bytes and the contents. The contents are panels of
- * 32 columns, in which `step` consecutive k of a column lie side by side; step and the size of an item depend on the
- * instruction set:
+ * 32 columns, in which `step` consecutive k of a column lie side by side, a byte each; step, which may be 1, and the
+ * order of the columns depend on the instruction set:
  *
- *   contents[e, n / 32, k / step, n % 32, k % step], k and n padded with zeros
+ *   contents[e, n / 32, k / step, column, k % step], k and n padded with zeros
  *
  * Every operator that takes the weight computes the same bits from it as from the one it was made of, on every
- * instruction set. On the one it was packed for (moe_packed_is_current) it is used where it lies; elsewhere parts of it
- * are packed again in every call, as with any other weight.
+ * instruction set. On the one it was packed for (moe_packed_is_current) it is fastest; elsewhere parts of it are packed
+ * again in every call, as with any other weight.
  *
  * The header holds a magic number, the byte order, the version of the format, dtype, shape and layout, all sizes, and
  * sums over itself and the contents. Whatever it says is checked against the memory before it is believed.
@@ -24,7 +24,7 @@ extern "C" {
 #endif
 
 #define MOE_PACKED_HEADER 128
-#define MOE_PACKED_VERSION 1
+#define MOE_PACKED_VERSION 2
 
 typedef struct moe_pack_args {
     const moe_tensor* w; /* int8, int32 or int4 in any form of grouped_matmul.h, also packed already */

@@ -10,9 +10,9 @@ namespace moe {
 int64_t second_level_cache_bytes();
 int64_t last_level_cache_bytes();
 
-// Whether a result of so many bytes is better written past the caches: from an eighth of the last level on. Other
-// programs and the weights between two calls leave a result no more of it, and then every line would be read from
-// memory before it is written there.
+// Whether so many bytes, written or read and written, are better written past the caches: beyond an eighth of the last
+// level. Other programs, and the weights between two calls, leave a result no more of it; a line that is not there is
+// read from memory before it is written.
 bool outgrows_caches(int64_t bytes);
 
 }  // namespace moe

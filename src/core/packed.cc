@@ -89,8 +89,7 @@ Status read_header(const void* memory, uint64_t size, Tensor* tensor, Header* he
 int64_t panel_bytes(int64_t layout, int64_t k) {
     if (layout < 1 || layout > panel_layouts) return 0;
     if (k > INT64_MAX / 128) return INT64_MAX;
-    const PanelOrder order = panel_order(static_cast<PanelLayout>(layout));
-    return order.size(k) * order.item_size;
+    return panel_order(static_cast<PanelLayout>(layout)).size(k);
 }
 
 void fill_storage_shape(const int64_t* shape, int64_t layout, int64_t* storage_shape) {

@@ -318,7 +318,7 @@ class FormatCast {
     int64_t row_stride_ = 0;
     int64_t column_stride_ = 0;
     bool side_by_side_ = true;
-    const CopyKernels* streaming_ = nullptr;  // null when the caches hold the result
+    const CopyKernels* streaming_ = nullptr;  // null when the result goes through the caches
 };
 
 }  // namespace

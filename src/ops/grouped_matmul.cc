@@ -291,10 +291,10 @@ void ExpertWeights::read_packed(int64_t expert, int64_t row, int64_t rows, const
     const int8_t* column[igemm::columns];
     for (int64_t j = 0; j < columns.width; ++j) {
         const int64_t c = columns.first + j;
-        column[j] = packed_panel(expert, c) + order.place(0, c % panel_width) * order.item_size;
+        column[j] = packed_panel(expert, c) + order.place(0, c % panel_width);
     }
     for (int64_t r = 0; r < rows; ++r) {
-        const int64_t at = order.place(row + r, 0) * order.item_size;
+        const int64_t at = order.place(row + r, 0);
         for (int64_t j = 0; j < columns.width; ++j)
             target[r * igemm::columns + j] = static_cast<int8_t>(column[j][at] ^ flip);
     }
@@ -337,11 +337,12 @@ void GroupedProduct::book(const ExpertWeights& weights, int64_t rows, int64_t k,
     tile_rows_ = kernels_->rows / parts_;
     row_bytes_ = 0;
     int64_t longest = 0;
+    // Few rows, where the kernels stream them, take panels where they are.
+    const bool streams_in_place = kernels_->stream_rows == 0 || in_turn_ || (aligned && weights.even_tiles());
     for (const Split* cut : {&packed_split_, weights.tiled() ? &streamed_split_ : &streamed_plain_split_}) {
         const Block last = block(*cut, units_ - 1, cut->count - 1);
         row_bytes_ = std::max(row_bytes_, parts_ * (last.offset + igemm::row_bytes(*kernels_, last.k)));
-        // What is taken in turn is never packed.
-        if (!in_turn_ || cut == &packed_split_) longest = std::max(longest, std::min(cut->k, unit_k_));
+        if (!streams_in_place || cut == &packed_split_) longest = std::max(longest, std::min(cut->k, unit_k_));
     }
     batch_rows_ = std::min(rows, std::max(tile_rows_, threads_ * batch_bytes / (row_bytes_ + bytes_per_row)));
     chunk_rows_ = std::min(batch_rows_, tiles_per_chunk * tile_rows_);

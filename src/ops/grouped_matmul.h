@@ -93,14 +93,19 @@ class ExpertWeights {
     // Of the word that holds the column.
     const int8_t* address(int64_t expert, int64_t row, int64_t column) const;
     int64_t row_stride() const { return row_stride_; }
-    // Whether panels lie ready for the kernels: those that begin with a panel of the weight and a step of k.
+    // Whether panels lie ready for the kernels: those that begin with a panel of the weight and a step of k. Weights that
+    // are packed as rows are tiles like any others.
     bool packed_for(const IgemmKernels& kernels) const { return packed_ && storage_.layout == kernels.layout; }
-    // Whether the panels of int8 that begin with one of the weight lie ready, or their rows without a gap.
+    // Whether tiles have their rows at one distance, so that kernels may read panels where they are.
+    bool even_tiles() const {
+        return tiled_ && word_stride_ == 1 && block_stride_ == 16 * row_stride_ && tile_columns_ % igemm::columns == 0;
+    }
+    // Whether the panels of int8 that begin with one of the weight lie ready, or their rows without a gap, those of the
+    // last step of k included.
     bool panels_in_place(const IgemmKernels& kernels) const {
         if (int4_ || !tiled_) return false;
         if (packed_) return packed_for(kernels);
-        return word_stride_ == 1 && row_stride_ == igemm::columns && block_stride_ == 16 * row_stride_ &&
-               rows_ % kernels.k_step == 0;
+        return even_tiles() && row_stride_ == igemm::columns && rows_ % kernels.k_step == 0;
     }
     // Such a panel from `row` on, null for any other.
     const int8_t* panel(const IgemmKernels& kernels, int64_t expert, int64_t row, const PanelColumns& columns) const;

@@ -28,7 +28,7 @@ class Pack {
         MOE_TRY(part(args_.n, "n", &n));
         MOE_TRY(weights_.resolve(*args_.w, "w", k, n));
         MOE_TRY(packed_describe(nullptr, weights_.int4() ? MOE_INT4 : MOE_INT8, weights_.experts(), k, n,
-                                igemm::packed_layout(kernels_), "w", &packed_));
+                                kernels_.layout, "w", &packed_));
         if (outputs == Outputs::ignored) return MOE_OK;
         MOE_TRY(dtype_in(*args_.out, "out", {MOE_UINT8}));
         MOE_TRY(shape_is(*args_.out, "out", {bytes()}, "(bytes,)", MOE_ERROR_INVALID));
@@ -105,7 +105,7 @@ class Pack {
         for (int64_t row = 0; row < to.k; row += step)
             for (int64_t p = first_panel; p < last_panel; ++p) {
                 const int64_t first = p * panel_width;
-                char* const panel = panels + p * to.panel_bytes + order.size(row) * order.item_size;
+                char* const panel = panels + p * to.panel_bytes + order.size(row);
                 const PanelColumns columns = {first, std::min(panel_width, to.n - first)};
                 const int64_t rows = std::min(step, to.k - row);
                 if (to.layout == PanelLayout::rows)
@@ -120,8 +120,7 @@ class Pack {
     static void clear_padding(const PackedStorage& to, const PanelOrder& order, char* panel) {
         for (int64_t t = 0; t < to.k; t += order.step)
             for (int64_t j = to.n - (to.panels - 1) * panel_width; j < panel_width; ++j)
-                std::memset(panel + order.place(t, j) * order.item_size, order.flipped ? 0x80 : 0,
-                            static_cast<size_t>(order.step * order.item_size));
+                std::memset(panel + order.place(t, j), order.flipped ? 0x80 : 0, static_cast<size_t>(order.step));
     }
 
     const Args args_;
@@ -139,5 +138,5 @@ MOE_DEFINE_OPERATOR(moe::Pack, moe_pack)
 
 bool moe_packed_is_current(const moe_tensor* tensor) {
     return moe::required(tensor, "w") == MOE_OK && moe::is_packed(*tensor) &&
-           moe::packed_storage(*tensor).layout == moe::igemm::packed_layout(moe::igemm_kernels());
+           moe::packed_storage(*tensor).layout == moe::igemm_kernels().layout;
 }

@@ -74,7 +74,7 @@ class RowCopies {
   private:
     char* base_;
     int64_t bytes_;
-    const CopyKernels* streaming_;  // null when the caches hold the result
+    const CopyKernels* streaming_;  // null when the result goes through the caches
 };
 
 }  // namespace moe

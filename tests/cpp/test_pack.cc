@@ -103,16 +103,16 @@ TEST_CASE("a packed weight gives the same results, here and elsewhere, with less
     moe_config config;
     moe_get_config(&config);
     const std::string limit = config.isa_limit;
-    for (const int64_t k : {70, 71}) {
+    for (const int64_t depth : {70, 71}) {
         for (const int64_t m : {3, 40}) {
-            CAPTURE(k);
+            CAPTURE(depth);
             CAPTURE(m);
             // Few rows stream the weights. An odd k ends with half of whatever kernels take together.
-            const Weight weight(k);
+            const Weight weight(depth);
             const Results needed = results_with(weight.tensor, m);
 
             std::vector<int8_t> tiles;
-            const int64_t shape[] = {e, k, n};
+            const int64_t shape[] = {e, depth, n};
             int64_t count;
             REQUIRE(moe_nz_element_count(3, shape, 32, &count) == MOE_OK);
             tiles.resize(static_cast<size_t>(count));

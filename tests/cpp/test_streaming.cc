@@ -1,4 +1,4 @@
-// Operators whose results are larger than the caches, which they write past them.
+// Operators whose results are so large that they write them past the caches.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -18,6 +18,7 @@ constexpr int64_t experts = 16;
 // Enough tokens for a result of bytes that is just above, or just below, what is streamed.
 int64_t tokens_for(int64_t row_bytes, bool above) {
     const int64_t tokens = moe::last_level_cache_bytes() / 8 / (row_bytes * top_k);
+    REQUIRE(tokens > 0);
     return above ? tokens + 1 : tokens;
 }
 

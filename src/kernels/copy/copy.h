@@ -1,4 +1,4 @@
-// Copies for results that are larger than the caches.
+// Copies for results that are better written past the caches.
 #pragma once
 
 #include <cstdint>

@@ -43,10 +43,10 @@ inline void stream_line(char* target, const char* source) {
 // Reads go between the stores a few at a time: both wait for the same buffers when there are too many of them.
 void stream_and_read(char* target, const char* source, int64_t bytes, ReadAhead ahead) {
     constexpr int64_t piece = 8 * line;
-    const int64_t pieces = (bytes + piece - 1) / piece;
-    const int64_t share = pieces == 0 ? 0 : (ahead.bytes / line + pieces) / pieces * line;
     const auto misplaced = static_cast<int64_t>(reinterpret_cast<uintptr_t>(target) % line);
     int64_t i = misplaced == 0 ? 0 : smaller(bytes, line - misplaced);
+    const int64_t pieces = ((bytes - i) / line * line + piece - 1) / piece;
+    const int64_t share = pieces == 0 ? 0 : (ahead.bytes / line + pieces) / pieces * line;
     std::memcpy(target, source, static_cast<size_t>(i));
     for (int64_t read = 0; i + line <= bytes;) {
         for (const int64_t until = smaller(ahead.bytes, read + share); read < until; read += line)

@@ -40,7 +40,7 @@ struct PanelsInTurn {
     // What is multiplied after them and prefetched towards the end; any addresses will do.
     const int8_t* const* next;
     int64_t count;
-    bool packed;          // as pack_panel makes them, or as it takes them
+    bool packed;          // as pack_panel makes them where that is how weights are packed, or as it takes them
     int64_t sums_stride;  // from the sums of one to those of the next
 };
 
@@ -60,7 +60,8 @@ struct IgemmKernels {
     // sums (rows, 32) = [sums +] tile * panel
     void (*multiply)(const void* tile, const void* panel, int64_t rows, int64_t k, bool accumulate, int32_t* sums,
                      const Ahead& ahead);
-    // The same for processors of which folds_broadcasts() holds; may be null.
+    // The same with other operands of the same instructions, for processors of which folds_broadcasts() holds; may be
+    // null.
     void (*multiply_folded)(const void* tile, const void* panel, int64_t rows, int64_t k, bool accumulate,
                             int32_t* sums, const Ahead& ahead);
     // The same for 1 to `stream_rows` rows, from what the pack functions take.
@@ -85,7 +86,8 @@ struct IgemmKernels {
     void (*combine)(const float* values, int64_t rows, int64_t columns, const float* scale, const float* bias,
                     const float* factor, const float* weight, const int64_t* target, float* out, int64_t stride);
 
-    PanelLayout layout;  // of what pack_panel makes
+    // Of packed weights: what pack_panel makes, or rows where that takes more than a byte for each of them.
+    PanelLayout layout;
 };
 
 // The kernels to use now.
@@ -98,10 +100,6 @@ constexpr int64_t columns = 32;
 constexpr int64_t exact_k = 131071;
 
 int64_t panel_bytes(const IgemmKernels& kernels, int64_t k);
-// What packed weights hold: the panels that are multiplied, or where those take more than a byte for each value, the rows.
-inline PanelLayout packed_layout(const IgemmKernels& kernels) {
-    return kernels.item_size == 1 ? kernels.layout : PanelLayout::rows;
-}
 // Of one row of a tile: a tile takes as much for each of its rows.
 int64_t row_bytes(const IgemmKernels& kernels, int64_t k);
 

@@ -175,20 +175,17 @@ template <bool folded, int... row>
 void multiply_rows(std::integer_sequence<int, row...>, const char* x, const char* panel, int64_t quads, bool accumulate,
                    int32_t* sums, const Ahead& ahead) {
     constexpr int rows = sizeof...(row);
-    constexpr int64_t quad_bytes = 4 * igemm::columns;
-    constexpr int64_t stretch = 8;
     const char* const corrections = x + 4 * quads * rows;
     __m512i sum[rows][2];
     const auto start = [&](int r, __m512i(&own)[2]) {
         own[0] = own[1] = _mm512_set1_epi32(int32_at(corrections + 4 * r));
     };
     (start(row, sum[row]), ...);
-    Prefetcher<stretch> prefetch(ahead, quads);
-    const char* const end = panel + quads * quad_bytes;
-    while (panel < end) {
+    Prefetcher prefetch(ahead, quads);
+    for (int64_t first = 0; first < quads; first += prefetch.steps_at_once) {
         prefetch();
-        const char* const pause = std::min(panel + stretch * quad_bytes, end);
-        for (; panel < pause; x += 4 * rows, panel += quad_bytes) {
+        const int64_t end = std::min(first + prefetch.steps_at_once, quads);
+        for (int64_t q = first; q < end; ++q, x += 4 * rows, panel += 4 * igemm::columns) {
             const __m512i w[] = {_mm512_loadu_si512(panel), _mm512_loadu_si512(panel + 64)};
             (add_row<folded, row>(x, w, sum[row]), ...);
         }
@@ -228,7 +225,7 @@ void stream_rows(const char* x, const int8_t* weight, int64_t stride, int64_t k,
     __m512i sum[rows][2];
 #pragma GCC unroll 4
     for (int r = 0; r < rows; ++r) sum[r][0] = sum[r][1] = _mm512_set1_epi32(int32_at(x + 4 * (quads * rows + r)));
-    Prefetcher<8> prefetch(ahead, quads);
+    Prefetcher prefetch(ahead, quads);
     for (int64_t q = 0; q < quads; ++q, x += 4 * rows, weight += 4 * stride) {
         prefetch.before(q);
         add_quad<rows>(x, load_quad(weight, stride, k - 4 * q), sum);
@@ -306,7 +303,7 @@ void stream_rows_int4(const char* x, const int8_t* weight, int64_t stride, int64
     __m512i odd[rows];
 #pragma GCC unroll 4
     for (int r = 0; r < rows; ++r) even[r] = odd[r] = _mm512_set1_epi32(int32_at(x + 4 * (quads * rows + r)));
-    Prefetcher<8> prefetch(ahead, quads);
+    Prefetcher prefetch(ahead, quads);
     for (int64_t q = 0; q < quads; ++q, x += 4 * rows, weight += 4 * stride) {
         prefetch.before(q);
         const int64_t left = k - 4 * q;

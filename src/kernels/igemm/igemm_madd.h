@@ -34,35 +34,40 @@ inline Vector add(Vector a, Vector b) {
 inline Vector add_products(Vector sum, Vector x, Vector w) {
     return _mm512_add_epi32(sum, _mm512_madd_epi16(x, w));
 }
-// The pairs of two rows of 32 int8, as interleaving leaves them: by fours, every other four in the second vector.
-inline void widen_rows(const int8_t* first, const int8_t* second, Vector (&pairs)[2]) {
-    const Vector a = _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(first)));
-    const Vector b = _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(second)));
-    pairs[0] = _mm512_unpacklo_epi16(a, b);
-    pairs[1] = _mm512_unpackhi_epi16(a, b);
-}
-inline void order_rows(Vector (&lanes)[2]) {
-    const Vector first = _mm512_set_epi32(23, 22, 21, 20, 7, 6, 5, 4, 19, 18, 17, 16, 3, 2, 1, 0);
-    const Vector second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
-    const Vector low = lanes[0];
-    lanes[0] = _mm512_permutex2var_epi32(low, first, lanes[1]);
-    lanes[1] = _mm512_permutex2var_epi32(low, second, lanes[1]);
-}
-// The pairs of two rows of 32 int4: of the even columns and of the odd ones.
-inline void widen_nibbles(const int8_t* first, const int8_t* second, Vector (&pairs)[2]) {
-    const Vector a = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(first)));
-    const Vector b = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(second)));
-    const Vector bytes = _mm512_or_si512(a, _mm512_slli_epi32(b, 16));
-    pairs[0] = _mm512_srai_epi16(_mm512_slli_epi16(bytes, 12), 12);
-    pairs[1] = _mm512_srai_epi16(_mm512_slli_epi16(bytes, 8), 12);
-}
-inline void order_nibbles(Vector (&lanes)[2]) {
-    const Vector first = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-    const Vector second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
-    const Vector even = lanes[0];
-    lanes[0] = _mm512_permutex2var_epi32(even, first, lanes[1]);
-    lanes[1] = _mm512_permutex2var_epi32(even, second, lanes[1]);
-}
+// Two rows of a weight, widened to pairs, and what comes of these: lanes are in the order of `widen` until `order` puts
+// them into that of the columns. Interleaved rows have their columns by fours, every other four in the second vector.
+struct Rows {
+    static void widen(const int8_t* first, const int8_t* second, Vector (&pairs)[2]) {
+        const Vector a = _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(first)));
+        const Vector b = _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(second)));
+        pairs[0] = _mm512_unpacklo_epi16(a, b);
+        pairs[1] = _mm512_unpackhi_epi16(a, b);
+    }
+    static void order(Vector (&values)[2]) {
+        const Vector first = _mm512_set_epi32(23, 22, 21, 20, 7, 6, 5, 4, 19, 18, 17, 16, 3, 2, 1, 0);
+        const Vector second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
+        const Vector low = values[0];
+        values[0] = _mm512_permutex2var_epi32(low, first, values[1]);
+        values[1] = _mm512_permutex2var_epi32(low, second, values[1]);
+    }
+};
+// The same for int4: the even columns, and the odd ones.
+struct Nibbles {
+    static void widen(const int8_t* first, const int8_t* second, Vector (&pairs)[2]) {
+        const Vector a = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(first)));
+        const Vector b = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(second)));
+        const Vector bytes = _mm512_or_si512(a, _mm512_slli_epi32(b, 16));
+        pairs[0] = _mm512_srai_epi16(_mm512_slli_epi16(bytes, 12), 12);
+        pairs[1] = _mm512_srai_epi16(_mm512_slli_epi16(bytes, 8), 12);
+    }
+    static void order(Vector (&values)[2]) {
+        const Vector first = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+        const Vector second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
+        const Vector even = values[0];
+        values[0] = _mm512_permutex2var_epi32(even, first, values[1]);
+        values[1] = _mm512_permutex2var_epi32(even, second, values[1]);
+    }
+};
 #elif defined(__AVX2__)
 using Vector = __m256i;
 constexpr int64_t tile_rows = 6;  // 12 sums, two vectors of weights, one of x, one product: of 16 registers
@@ -84,45 +89,47 @@ inline Vector add_products(Vector sum, Vector x, Vector w) {
 inline Vector widen_half(const int8_t* row) {
     return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(row)));
 }
-// The pairs of two rows of 32 int8, as interleaving leaves them: in each half of the row by fours, every other four in
-// the second vector.
-inline void widen_rows(const int8_t* first, const int8_t* second, Vector (&pairs)[4]) {
+// As above, for each half of the columns.
+struct Rows {
+    static void widen(const int8_t* first, const int8_t* second, Vector (&pairs)[4]) {
 #pragma GCC unroll 2
-    for (int half = 0; half < 2; ++half) {
-        const Vector a = widen_half(first + 16 * half);
-        const Vector b = widen_half(second + 16 * half);
-        pairs[2 * half] = _mm256_unpacklo_epi16(a, b);
-        pairs[2 * half + 1] = _mm256_unpackhi_epi16(a, b);
+        for (int half = 0; half < 2; ++half) {
+            const Vector a = widen_half(first + 16 * half);
+            const Vector b = widen_half(second + 16 * half);
+            pairs[2 * half] = _mm256_unpacklo_epi16(a, b);
+            pairs[2 * half + 1] = _mm256_unpackhi_epi16(a, b);
+        }
     }
-}
-inline void order_rows(Vector (&lanes)[4]) {
+    static void order(Vector (&values)[4]) {
 #pragma GCC unroll 2
-    for (int v = 0; v < 4; v += 2) {
-        const Vector low = lanes[v];
-        lanes[v] = _mm256_permute2x128_si256(low, lanes[v + 1], 0x20);
-        lanes[v + 1] = _mm256_permute2x128_si256(low, lanes[v + 1], 0x31);
+        for (int v = 0; v < 4; v += 2) {
+            const Vector low = values[v];
+            values[v] = _mm256_permute2x128_si256(low, values[v + 1], 0x20);
+            values[v + 1] = _mm256_permute2x128_si256(low, values[v + 1], 0x31);
+        }
     }
-}
-// The pairs of two rows of 32 int4: in each half of the row of the even columns and of the odd ones.
-inline void widen_nibbles(const int8_t* first, const int8_t* second, Vector (&pairs)[4]) {
+};
+struct Nibbles {
+    static void widen(const int8_t* first, const int8_t* second, Vector (&pairs)[4]) {
 #pragma GCC unroll 2
-    for (int half = 0; half < 2; ++half) {
-        const Vector a = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(first + 8 * half)));
-        const Vector b = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(second + 8 * half)));
-        const Vector bytes = _mm256_or_si256(a, _mm256_slli_epi32(b, 16));
-        pairs[2 * half] = _mm256_srai_epi16(_mm256_slli_epi16(bytes, 12), 12);
-        pairs[2 * half + 1] = _mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 12);
+        for (int half = 0; half < 2; ++half) {
+            const Vector a = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(first + 8 * half)));
+            const Vector b = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(second + 8 * half)));
+            const Vector bytes = _mm256_or_si256(a, _mm256_slli_epi32(b, 16));
+            pairs[2 * half] = _mm256_srai_epi16(_mm256_slli_epi16(bytes, 12), 12);
+            pairs[2 * half + 1] = _mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 12);
+        }
     }
-}
-inline void order_nibbles(Vector (&lanes)[4]) {
+    static void order(Vector (&values)[4]) {
 #pragma GCC unroll 2
-    for (int v = 0; v < 4; v += 2) {
-        const Vector low = _mm256_unpacklo_epi32(lanes[v], lanes[v + 1]);
-        const Vector high = _mm256_unpackhi_epi32(lanes[v], lanes[v + 1]);
-        lanes[v] = _mm256_permute2x128_si256(low, high, 0x20);
-        lanes[v + 1] = _mm256_permute2x128_si256(low, high, 0x31);
+        for (int v = 0; v < 4; v += 2) {
+            const Vector low = _mm256_unpacklo_epi32(values[v], values[v + 1]);
+            const Vector high = _mm256_unpackhi_epi32(values[v], values[v + 1]);
+            values[v] = _mm256_permute2x128_si256(low, high, 0x20);
+            values[v + 1] = _mm256_permute2x128_si256(low, high, 0x31);
+        }
     }
-}
+};
 #elif defined(__SSE2__)
 using Vector = __m128i;
 constexpr int64_t tile_rows = 6;
@@ -171,21 +178,6 @@ constexpr int8_t zero_row[igemm::columns] = {};
 #if defined(__AVX2__)
 constexpr int vectors = igemm::columns / lanes;
 
-// Rows of a weight of int8, and of int4. Lanes are in the order of `widen` until `order` puts them into that of the
-// columns: once for a sum.
-struct Rows {
-    static void widen(const int8_t* first, const int8_t* second, Vector (&pairs)[vectors]) {
-        widen_rows(first, second, pairs);
-    }
-    static void order(Vector (&values)[vectors]) { order_rows(values); }
-};
-struct Nibbles {
-    static void widen(const int8_t* first, const int8_t* second, Vector (&pairs)[vectors]) {
-        widen_nibbles(first, second, pairs);
-    }
-    static void order(Vector (&values)[vectors]) { order_nibbles(values); }
-};
-
 template <class Weight>
 void pack_any_panel(const int8_t* weight, int64_t stride, int64_t k, void* panel) {
     int16_t* target = static_cast<int16_t*>(panel);
@@ -232,7 +224,7 @@ void pack_tile(const int8_t* x, int64_t stride, int64_t rows, int64_t k, void* t
 template <int rows>
 void multiply_rows(const int16_t* tile, const int16_t* panel, int64_t pairs, bool accumulate, int32_t* sums,
                    const Ahead& ahead) {
-    Prefetcher<8> prefetch(ahead, pairs * (igemm::columns / (2 * lanes)));
+    Prefetcher prefetch(ahead, pairs * (igemm::columns / (2 * lanes)));
     for (int64_t column = 0; column < igemm::columns; column += 2 * lanes) {
         Vector sum[rows][2];
 #pragma GCC unroll 16
@@ -304,7 +296,7 @@ void stream_rows(const int16_t* x, int64_t x_stride, const int8_t* weight, int64
     for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; ++v) sum[r][v] = broadcast(0);
-    Prefetcher<8> prefetch(ahead, (k + 1) / 2);
+    Prefetcher prefetch(ahead, (k + 1) / 2);
     for (int64_t t = 0; t < k; t += 2, x += x_stride, weight += 2 * stride) {
         prefetch.before(t / 2);
         add_pair<Weight, rows>(x, weight, t + 1 < k ? weight + stride : zero_row, sum);
@@ -423,7 +415,7 @@ const IgemmKernels MOE_IGEMM_TABLE = {
     add_scaled_sums,
     dequantise_rows,
     combine_rows,
-    PanelLayout::pairs_of_16,
+    PanelLayout::rows,
 };
 
 }  // namespace moe

@@ -1,13 +1,15 @@
-// Reading ahead between the steps of a product.
+// Reading ahead between the steps of a product. Included by one file per instruction set.
 #include "kernels/igemm/igemm.h"
 
 namespace moe {
 namespace {
 
 // Prefetches in equal shares, one for each stretch of steps.
-template <int64_t stretch>
+template <int64_t stretch = 8>
 class Prefetcher {
   public:
+    static constexpr int64_t steps_at_once = stretch;
+
     Prefetcher(const Ahead& ahead, int64_t steps)
         : place_(ahead.first),
           stride_(ahead.stride),
