@@ -31,8 +31,8 @@ __m512i load_rows(const int8_t* low, const int8_t* high) {
     return _mm512_inserti64x4(_mm512_castsi256_si512(load_row(low)), load_row(high), 1);
 }
 
-// Of two rows in each vector. Whole fours of columns come together before their bytes are interleaved: half of what
-// unpacking bytes and pairs of them would need of the only port that moves bytes.
+// Of two rows in each vector. Whole fours of columns come together before their bytes are interleaved: loads and stores
+// are whole vectors, as unpacking bytes and then pairs of them would not have it.
 Quad interleave(__m512i ab, __m512i cd) {
     const __m512i first = _mm512_set_epi32(29, 21, 13, 5, 25, 17, 9, 1, 28, 20, 12, 4, 24, 16, 8, 0);
     const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(2));
@@ -117,8 +117,7 @@ int32_t int32_at(const char* source) {
 }
 
 // Not the intrinsic: GCC 12 copies an operand to the stack beside every one of many.
-template <class Vector>
-inline void add_products(Vector& sum, Vector w, Vector x) {
+inline void add_products(__m512i& sum, __m512i w, __m512i x) {
     __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));
 }
 // With a quad of x in memory.
