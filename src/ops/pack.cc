@@ -42,7 +42,9 @@ class Pack {
     }
 
     void book(Ledger& ledger) {
-        stage_piece_ = ledger.book("rows of a panel", static_cast<uint64_t>(ledger.threads() * stage_bytes));
+        // Plain rows need no other place on the way.
+        const int64_t bytes = kernels_.layout == PanelLayout::rows ? 0 : ledger.threads() * stage_bytes;
+        stage_piece_ = ledger.book("rows of a panel", static_cast<uint64_t>(bytes));
     }
 
     Status run(const Workspace& workspace, const RunContext& context) {

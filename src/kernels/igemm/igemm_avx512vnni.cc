@@ -155,15 +155,14 @@ void store_in_order(const __m512i (&sum)[2], bool accumulate, int32_t* row) {
     store_sums(_mm512_shuffle_i32x4(sum[0], sum[1], 0x88), _mm512_shuffle_i32x4(sum[0], sum[1], 0xDD), accumulate, row);
 }
 
-// Of a tile with row `row` of x: x is broadcast for two products, or for each of them.
-template <bool folded, int row>
+// A quad of a row of x is broadcast for two products, or `folded` into each of them.
+template <bool folded>
 inline void add_row(const char* x, const __m512i (&w)[2], __m512i (&sum)[2]) {
-    // A load for every product would be too many.
-    if constexpr (folded && row % 2 == 0) {
-        add_products(sum[0], w[0], x + 4 * row);
-        add_products(sum[1], w[1], x + 4 * row);
+    if constexpr (folded) {
+        add_products(sum[0], w[0], x);
+        add_products(sum[1], w[1], x);
     } else {
-        const __m512i quad = _mm512_set1_epi32(int32_at(x + 4 * row));
+        const __m512i quad = _mm512_set1_epi32(int32_at(x));
         add_products(sum[0], w[0], quad);
         add_products(sum[1], w[1], quad);
     }
@@ -186,7 +185,8 @@ void multiply_rows(std::integer_sequence<int, row...>, const char* x, const char
         const int64_t end = std::min(first + prefetch.steps_at_once, quads);
         for (int64_t q = first; q < end; ++q, x += 4 * rows, panel += 4 * igemm::columns) {
             const __m512i w[] = {_mm512_loadu_si512(panel), _mm512_loadu_si512(panel + 64)};
-            (add_row<folded, row>(x, w, sum[row]), ...);
+            // Every other row: a load for each product would be too many.
+            (add_row < folded && row % 2 == 0 > (x + 4 * row, w, sum[row]), ...);
         }
     }
     (store_in_order(sum[row], accumulate, sums + row * igemm::columns), ...);
@@ -210,11 +210,7 @@ void multiply_tile(const void* tile, const void* panel, int64_t rows, int64_t k,
 template <int rows>
 inline void add_quad(const char* x, const Quad& w, __m512i (&sum)[rows][2]) {
 #pragma GCC unroll 4
-    for (int r = 0; r < rows; ++r) {
-        const __m512i quad = _mm512_set1_epi32(int32_at(x + 4 * r));
-        add_products(sum[r][0], w.part[0], quad);
-        add_products(sum[r][1], w.part[1], quad);
-    }
+    for (int r = 0; r < rows; ++r) add_row<false>(x + 4 * r, w.part, sum[r]);
 }
 
 template <int rows>

@@ -34,6 +34,12 @@ inline Vector add(Vector a, Vector b) {
 inline Vector add_products(Vector sum, Vector x, Vector w) {
     return _mm512_add_epi32(sum, _mm512_madd_epi16(x, w));
 }
+// The lanes of both that `first` names, and those that are 8 further.
+inline void permute(Vector (&values)[2], Vector first) {
+    const Vector low = values[0];
+    values[0] = _mm512_permutex2var_epi32(low, first, values[1]);
+    values[1] = _mm512_permutex2var_epi32(low, _mm512_add_epi32(first, _mm512_set1_epi32(8)), values[1]);
+}
 // Two rows of a weight, widened to pairs, and what comes of these: lanes are in the order of `widen` until `order` puts
 // them into that of the columns. Interleaved rows have their columns by fours, every other four in the second vector.
 struct Rows {
@@ -44,11 +50,7 @@ struct Rows {
         pairs[1] = _mm512_unpackhi_epi16(a, b);
     }
     static void order(Vector (&values)[2]) {
-        const Vector first = _mm512_set_epi32(23, 22, 21, 20, 7, 6, 5, 4, 19, 18, 17, 16, 3, 2, 1, 0);
-        const Vector second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
-        const Vector low = values[0];
-        values[0] = _mm512_permutex2var_epi32(low, first, values[1]);
-        values[1] = _mm512_permutex2var_epi32(low, second, values[1]);
+        permute(values, _mm512_set_epi32(23, 22, 21, 20, 7, 6, 5, 4, 19, 18, 17, 16, 3, 2, 1, 0));
     }
 };
 // The same for int4: the even columns, and the odd ones.
@@ -61,11 +63,7 @@ struct Nibbles {
         pairs[1] = _mm512_srai_epi16(_mm512_slli_epi16(bytes, 8), 12);
     }
     static void order(Vector (&values)[2]) {
-        const Vector first = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-        const Vector second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
-        const Vector even = values[0];
-        values[0] = _mm512_permutex2var_epi32(even, first, values[1]);
-        values[1] = _mm512_permutex2var_epi32(even, second, values[1]);
+        permute(values, _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0));
     }
 };
 #elif defined(__AVX2__)
