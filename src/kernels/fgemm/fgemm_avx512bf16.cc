@@ -74,17 +74,18 @@ void pack(const WeightBlock& block, void* panel) {
 }
 
 // c[0 .. 32) += a * w for the columns of a mask and `pairs` pairs of rows, of the last one perhaps only the upper row.
-// `ahead`: prefetches as many rows that follow.
-template <int pairs, bool ahead>
-inline void add_pairs(const uint16_t* w, int64_t stride, const uint16_t* a, bool half, __mmask32 columns, float* c) {
+// Prefetches a line for each row, `apart` elements apart, unless `fetched` is null.
+template <int pairs>
+inline void add_pairs(const uint16_t* w, int64_t stride, const uint16_t* fetched, int64_t apart, const uint16_t* a,
+                      bool half, __mmask32 columns, float* c) {
     const auto left = static_cast<__mmask16>(columns);
     const auto right = static_cast<__mmask16>(columns >> 16);
     Lanes low = (Lanes)_mm512_maskz_loadu_ps(left, c);
     Lanes high = (Lanes)_mm512_maskz_loadu_ps(right, c + lanes);
     for (int p = 0; p < pairs; ++p, w += 2 * stride, a += 2) {
-        if (ahead) {
-            fetch_line(w + 2 * pairs * stride);
-            fetch_line(w + (2 * pairs + 1) * stride);
+        if (fetched != nullptr) {
+            fetch_line(fetched + 2 * p * apart);
+            fetch_line(fetched + (2 * p + 1) * apart);
         }
         const Pairs both = interleave(w, half ? nullptr : w + stride, columns);
         const uint32_t pair = half ? a[0] : a[0] | static_cast<uint32_t>(a[1]) << 16;
@@ -99,17 +100,21 @@ inline void add_pairs(const uint16_t* w, int64_t stride, const uint16_t* a, bool
 void row(const WeightBlock& block, const void* row_of_a, float* c) {
     const auto* w = static_cast<const uint16_t*>(block.data);
     const auto* a = static_cast<const uint16_t*>(row_of_a);
-    int64_t p = 0;
-    for (; p + rows_at_once <= block.k; p += rows_at_once) {
-        const bool ahead = p + 2 * rows_at_once <= block.k + block.rows_behind;
-        const auto add = ahead ? add_pairs<rows_at_once / 2, true> : add_pairs<rows_at_once / 2, false>;
+    const int64_t row_bytes = block.stride * static_cast<int64_t>(sizeof *w);
+    const int64_t eights = for_each_eight_rows(block, row_bytes, [&](int64_t p, const RowsAhead& ahead) {
+        const uint16_t* rows = w + p * block.stride;
+        for_each_stretch(rows, block.stride, ahead, block.columns,
+                         [&](int64_t j, int64_t end, const uint16_t* fetched, int64_t apart) {
+                             for (; j < end; j += load_columns)
+                                 add_pairs<rows_at_once / 2>(rows + j, block.stride,
+                                                             fetched == nullptr ? nullptr : fetched + j, apart, a + p,
+                                                             false, columns_of(block.columns - j), c + j);
+                         });
+    });
+    for (int64_t p = eights; p < block.k; p += 2)
         for (int64_t j = 0; j < block.columns; j += load_columns)
-            add(w + p * block.stride + j, block.stride, a + p, false, columns_of(block.columns - j), c + j);
-    }
-    for (; p < block.k; p += 2)
-        for (int64_t j = 0; j < block.columns; j += load_columns)
-            add_pairs<1, false>(w + p * block.stride + j, block.stride, a + p, p + 1 == block.k,
-                                columns_of(block.columns - j), c + j);
+            add_pairs<1>(w + p * block.stride + j, block.stride, nullptr, 0, a + p, p + 1 == block.k,
+                         columns_of(block.columns - j), c + j);
 }
 
 }  // namespace

@@ -105,40 +105,47 @@ inline void add_rows(int64_t rows, const float* a, float* c, Load&& load, Fetch&
 
 constexpr auto fetch_nothing = [](int64_t) {};
 
-// `ahead`: as many rows follow.
-template <class Kind, int rows>
-inline void add_whole_vectors(const WeightBlock& block, const typename Kind::Stored* w, bool ahead, const float* a,
-                              float* c) {
+template <class Kind>
+inline auto weights_at(const WeightBlock& block, const typename Kind::Stored* w, int64_t j) {
+    return [&block, w, j](int64_t p, int v) {
+        return Kind::load(w + p * block.stride + j + v * lanes, block, j + v * lanes);
+    };
+}
+
+template <class Kind>
+inline void add_eight_rows(const WeightBlock& block, const typename Kind::Stored* w, const RowsAhead& ahead,
+                           const float* a, float* c) {
     constexpr int vectors = line_bytes / (lanes * static_cast<int>(sizeof *w));
     static_assert(vectors > 0);
-    const auto load = [&](int64_t j) {
-        return [&block, w, j](int64_t p, int v) {
-            return Kind::load(w + p * block.stride + j + v * lanes, block, j + v * lanes);
-        };
-    };
-    int64_t j = 0;
-    if (ahead) {
-        for (; j + vectors * lanes <= block.columns; j += vectors * lanes)
-            add_rows<vectors>(rows, a, c + j, load(j),
-                              [&](int64_t p) { fetch_line(w + (rows + p) * block.stride + j); });
-    } else {
-        for (; j + vectors * lanes <= block.columns; j += vectors * lanes)
-            add_rows<vectors>(rows, a, c + j, load(j), fetch_nothing);
-    }
-    for (; j + lanes <= block.columns; j += lanes) add_rows<1>(rows, a, c + j, load(j), fetch_nothing);
+    constexpr int64_t step = vectors * lanes;
+    const int64_t whole = block.columns / step * step;
+    for_each_stretch(w, block.stride, ahead, whole, [&](int64_t j, int64_t end, const auto* fetched, int64_t apart) {
+        if (fetched == nullptr) {
+            for (; j < end; j += step)
+                add_rows<vectors>(rows_at_once, a, c + j, weights_at<Kind>(block, w, j), fetch_nothing);
+        } else {
+            for (; j < end; j += step)
+                add_rows<vectors>(rows_at_once, a, c + j, weights_at<Kind>(block, w, j),
+                                  [&](int64_t p) { fetch_line(fetched + p * apart + j); });
+        }
+    });
+    for (int64_t j = whole; j + lanes <= block.columns; j += lanes)
+        add_rows<1>(rows_at_once, a, c + j, weights_at<Kind>(block, w, j), fetch_nothing);
 }
 
 template <class Kind>
 void row(const WeightBlock& block, const void* row_of_a, float* c) {
     const auto* weights = static_cast<const typename Kind::Stored*>(block.data);
     const auto* a = static_cast<const float*>(row_of_a);
-    int64_t p = 0;
-    for (; p + rows_at_once <= block.k; p += rows_at_once)
-        add_whole_vectors<Kind, rows_at_once>(block, weights + p * block.stride,
-                                              p + 2 * rows_at_once <= block.k + block.rows_behind, a + p, c);
-    for (; p < block.k; ++p) add_whole_vectors<Kind, 1>(block, weights + p * block.stride, false, a + p, c);
-
+    const int64_t row_bytes = block.stride * static_cast<int64_t>(sizeof *weights);
+    const int64_t eights = for_each_eight_rows(block, row_bytes, [&](int64_t p, const RowsAhead& ahead) {
+        add_eight_rows<Kind>(block, weights + p * block.stride, ahead, a + p, c);
+    });
     const int64_t whole = block.columns / lanes * lanes;
+    for (int64_t p = eights; p < block.k; ++p)
+        for (int64_t j = 0; j < whole; j += lanes)
+            add_rows<1>(1, a + p, c + j, weights_at<Kind>(block, weights + p * block.stride, j), fetch_nothing);
+
     if (whole == block.columns) return;
     Rest<Kind> rest(block, whole);
     float sum[lanes] = {};

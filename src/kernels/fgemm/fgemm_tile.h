@@ -14,14 +14,53 @@ constexpr int tile_vectors = Vector::tile_vectors;
 constexpr int tile_columns = lanes * tile_vectors;
 static_assert(Vector::tile_rows <= fgemm_max_rows && tile_columns <= fgemm_max_columns);
 
-// A row of a is streamed past this many rows of weights at a time, a cache line of each, while the same columns of
-// those below are on their way: memory is fastest with several streams and no bursts, and the processor's own
-// prefetching starts anew in every row.
+// A row of a is streamed past this many rows of weights at a time, a cache line of each, while others are on their way:
+// memory is fastest with several streams and no bursts, and the processor's own prefetching starts anew in every page.
 constexpr int rows_at_once = 8;
 constexpr int line_bytes = 64;
+constexpr int64_t lines_ahead = 8;
 
 inline void fetch_line(const void* line) {
     __builtin_prefetch(line, 0, 3);
+}
+
+// Eight rows of weights to prefetch while others are multiplied: `first` counts from the first of those.
+struct RowsAhead {
+    bool follow;
+    int64_t first;
+    int64_t apart;
+};
+
+// Calls visit(p, ahead) for rows p = 0, 8, ... of a block as long as there are eight, and returns how many these are.
+// Rows ahead lie a page apart: streams in one page disturb the processor's own prefetching.
+template <class Visit>
+inline int64_t for_each_eight_rows(const WeightBlock& block, int64_t row_bytes, Visit&& visit) {
+    constexpr int64_t page_bytes = 4096;
+    int64_t apart = 1;
+    while (apart < rows_at_once && apart * row_bytes < page_bytes) apart *= 2;
+    int64_t p = 0;
+    while (p + rows_at_once <= block.k) {
+        if (p + rows_at_once * apart > block.k) apart = 1;
+        const int64_t rows = rows_at_once * apart;
+        const bool follow = p + 2 * rows <= block.k + block.rows_behind;
+        for (int64_t i = 0; i < apart; ++i, p += rows_at_once)
+            visit(p, RowsAhead{follow, rows - (rows_at_once - 1) * i, apart});
+    }
+    return p;
+}
+
+// Cuts the columns of eight rows into stretches and calls visit(begin, end, fetched, apart) for each: with column j,
+// lines at fetched + p * apart + j are to be prefetched, 0 <= p < 8; none when fetched is null. Rows that are a page
+// apart themselves are prefetched some lines ahead, the next ones meet only their last columns.
+template <class T, class Visit>
+inline void for_each_stretch(const T* w, int64_t stride, const RowsAhead& ahead, int64_t columns, Visit&& visit) {
+    constexpr int64_t line = line_bytes / static_cast<int64_t>(sizeof *w);
+    const int64_t within = ahead.apart == 1 ? std::max<int64_t>(0, columns / line - lines_ahead) * line : 0;
+    if (within > 0) visit(0, within, w + lines_ahead * line, stride);
+    if (ahead.follow)
+        visit(within, columns, w + ahead.first * stride - within, ahead.apart * stride);
+    else
+        visit(within, columns, static_cast<const T*>(nullptr), 0);
 }
 
 void fetch(FgemmAhead& ahead) {
