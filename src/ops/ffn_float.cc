@@ -70,12 +70,12 @@ WeightKind kind_of(Dtype weight, Dtype x) {
     }
 }
 
-// `rows` rows of memory of `row_bytes` bytes, `stride` apart, line by line.
+// `rows` rows of memory of `row_bytes` bytes, `stride` apart.
 FgemmAhead rows_ahead(const char* first, int64_t stride, int64_t rows, int64_t row_bytes) {
     constexpr int64_t line = 64;
     const auto before = static_cast<int64_t>(reinterpret_cast<uintptr_t>(first) % line);
     const int64_t row_lines = ceil_divide(before + row_bytes, line);
-    return {first - before, rows * row_lines, row_lines, row_lines, stride - row_lines * line, 0};
+    return {first - before, stride, rows, row_lines, 0};
 }
 
 const FgemmKernels& kernels_for(Dtype weight) {
@@ -203,7 +203,10 @@ class Products {
             const int64_t count = std::min(step, w.k - k);
             const int64_t words = ceil_divide(count, k_of_word());
             load_rows(a, block, k, count, scratch.rows);
-            FfnPrefetch next_rows = rows_behind(a, block, k + count, step, tiles * ceil_divide(block.columns, nr));
+            const int64_t calls = tiles * ceil_divide(block.columns, nr);
+            FfnPrefetch next_rows = rows_behind(a, block, k + count, step, calls);
+            FgemmAhead ahead = weights_behind(w, block, column, k + count, step);
+            ahead.count = ceil_divide(ahead.rows * ahead.row_lines, calls * ceil_divide(words, fgemm_unit));
             for (int64_t j = 0; j < block.columns; j += nr) {
                 const int64_t columns = std::min(nr, block.columns - j);
                 const int64_t width = ceil_divide(columns, fgemm_.unit) * fgemm_.unit;
@@ -211,8 +214,6 @@ class Products {
                              [&](const WeightBlock& weights, int64_t done) {
                                  fgemm_.pack[index(w.kind)](weights, scratch.packed + done * width / k_of_word());
                              });
-                FgemmAhead ahead = weights_behind(w, block, column, j + nr, k, count, step);
-                ahead.count = ceil_divide(ahead.left, tiles * ceil_divide(words, fgemm_unit));
                 for (int64_t t = 0; t < tiles; ++t) {
                     next_rows.fetch();
                     // Tiles of even height: a low one costs almost as much as a full one.
@@ -240,26 +241,19 @@ class Products {
         }
     }
 
-    // The weights that are packed after the rows [k, k + count) left of column + j: those of the panel to the right, then
-    // of the rows below, then of the next block.
-    FgemmAhead weights_behind(const Weights& w, const FfnBlock& block, int64_t column, int64_t j, int64_t k,
-                              int64_t count, int64_t step) const {
+    // The weights that are packed after those of rows below k: the rows from there on; after the last row, the first rows
+    // of the columns to the right.
+    static FgemmAhead weights_behind(const Weights& w, const FfnBlock& block, int64_t column, int64_t k, int64_t step) {
         if (w.dtype == MOE_INT4) return {};
-        if (j >= block.columns) {
-            j = 0;
-            k += count;
-            count = std::min(step, w.k - k);
-        }
         if (k == w.k) {
-            j = block.columns;
+            column += block.columns;
             k = 0;
-            count = std::min(step, w.k);
         }
-        const int64_t columns = std::min<int64_t>(fgemm_.nr, w.n - (column + j));
+        const int64_t columns = std::min(block.columns, w.n - column);
         if (columns <= 0) return {};
         const int64_t item = moe_dtype_size(w.dtype);
-        return rows_ahead(w.data + ((block.expert * w.k + k) * w.n + column + j) * item, w.n * item, count,
-                          columns * item);
+        return rows_ahead(w.data + ((block.expert * w.k + k) * w.n + column) * item, w.n * item,
+                          std::min(step, w.k - k), columns * item);
     }
 
     // The rows of a that are loaded for the next rows of weights.

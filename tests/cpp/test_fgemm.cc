@@ -125,7 +125,7 @@ std::vector<float> packed_product(const FgemmKernels& kernels, const Problem& pr
         }
         kernels.pack[static_cast<int>(problem.kind)](block, panel.data());
         // Prefetching reads no memory.
-        FgemmAhead ahead{nullptr, words, 2, 2, 100, 3};
+        FgemmAhead ahead{nullptr, 100, words, 2, 9};
         for (int64_t i = 0; i < rows; i += kernels.mr)
             kernels.tile(std::min<int64_t>(kernels.mr, rows - i), block.columns, words,
                          a_words.data() + i * fgemm_row_stride, panel.data(), sums.data() + i * width + p * kernels.nr,

@@ -35,15 +35,16 @@ struct WeightBlock {
     int64_t rows_behind = 0;  // that follow in memory and are wanted next
 };
 
-// Lines of memory that a tile brings into the cache while it computes, `count` for every fgemm_unit words of a row. They
-// lie in rows of `row_lines` lines, `skip` bytes behind each; `left` are still to come, of them `row_left` in this row.
+// Rows of memory that tiles bring into the cache while they compute, about `count` lines for every fgemm_unit words of
+// a row of theirs. Eight rows, `stride` bytes apart, take turns: memory is fastest with several streams.
 struct FgemmAhead {
-    const char* line;
-    int64_t left;
-    int64_t row_left;
+    const char* line;  // of the first of these rows
+    int64_t stride;
+    int64_t rows;  // still to come, these included
     int64_t row_lines;
-    int64_t skip;
     int64_t count;
+    int64_t due = 0;   // lines
+    int64_t done = 0;  // of the lines of these rows
 };
 
 struct FgemmKernels {

@@ -64,13 +64,14 @@ inline void for_each_stretch(const T* w, int64_t stride, const RowsAhead& ahead,
 }
 
 void fetch(FgemmAhead& ahead) {
-    for (int64_t i = 0; i < ahead.count && ahead.left > 0; ++i) {
-        __builtin_prefetch(ahead.line, 0, 2);
-        ahead.line += 64;
-        --ahead.left;
-        if (--ahead.row_left > 0) continue;
-        ahead.row_left = ahead.row_lines;
-        ahead.line += ahead.skip;
+    for (ahead.due += ahead.count; ahead.due >= rows_at_once && ahead.rows > 0; ahead.due -= rows_at_once) {
+        const int64_t rows = std::min<int64_t>(rows_at_once, ahead.rows);
+        for (int64_t i = 0; i < rows; ++i) __builtin_prefetch(ahead.line + i * ahead.stride, 0, 2);
+        ahead.line += line_bytes;
+        if (++ahead.done < ahead.row_lines) continue;
+        ahead.done = 0;
+        ahead.line += rows_at_once * ahead.stride - ahead.row_lines * line_bytes;
+        ahead.rows -= rows_at_once;
     }
 }
 
