@@ -15,6 +15,9 @@ constexpr int64_t largest_stream = 64 * 1024;
 constexpr int64_t streamed_plain_k = 64;
 // So many rows of x stream plain weights of int8, which are interleaved anew for each.
 constexpr int64_t most_streamed_rows = 3;
+// Tiles that take panels of tiled weights in turn: for the second one they come from the second-level cache. For more,
+// packing the panels pays.
+constexpr int64_t most_tiles_in_turn = 2;
 // Rows of a batch, packed, and what the caller keeps of them, for each thread. More would save nothing: a batch that
 // reads a weight again has many rows for it.
 constexpr int64_t batch_bytes = 2 * 1024 * 1024;
@@ -316,9 +319,10 @@ void GroupedProduct::book(const ExpertWeights& weights, int64_t rows, int64_t k,
     unit_k_ = k / blocks;
     wide_ = unit_k_ > igemm::exact_k;
     if (streams_plain_rows()) row_products_ = &qgemm_kernels();
-    const int64_t streamed_rows = streams_plain_rows() ? most_streamed_rows : kernels_->stream_rows / parts_;
-    const bool few_rows = rows <= streamed_rows * weights.experts();
     in_turn_ = kernels_->multiply_in_turn != nullptr && !wide_ && aligned && weights.panels_in_place(*kernels_);
+    const int64_t tiles_in_turn = kernels_->in_turn_rows == kernels_->rows ? most_tiles_in_turn : 1;
+    streamed_rows_ = in_turn_ ? tiles_in_turn * kernels_->in_turn_rows : kernels_->stream_rows / parts_;
+    const bool few_rows = rows <= (streams_plain_rows() ? most_streamed_rows : streamed_rows_) * weights.experts();
     const int64_t together = weights.panels_together(few_rows && (in_turn_ || !weights.tiled()));
     const int64_t panels = ceil_divide(columns, igemm::columns);
     // Items are as equal as can be for all threads; tiles stay whole.
@@ -392,7 +396,7 @@ bool GroupedProduct::streams_rows(const Tiles& tiles) const {
 }
 
 bool GroupedProduct::streams(const Tiles& tiles) const {
-    return tiles.rows * parts_ <= kernels_->stream_rows;
+    return tiles.rows <= streamed_rows_;
 }
 
 const GroupedProduct::Split& GroupedProduct::split(const Tiles& tiles) const {
@@ -487,7 +491,7 @@ void GroupedProduct::pack_panels(int thread, const Block& block, const PanelGrou
 void GroupedProduct::sum(int thread, const Tiles& tiles, int64_t first, int64_t last, const PanelGroup& group,
                          const PanelGroup& next) const {
     if (streams_rows(tiles)) return sum_streamed_rows(thread, tiles, group);
-    if (in_turn_ && streams(tiles)) return sum_panels_in_turn(thread, tiles, group, next);
+    if (in_turn_ && streams(tiles)) return sum_panels_in_turn(thread, tiles, first, last, group, next);
     const Split& blocks = split(tiles);
     const int64_t rows = tiles.row(last) - tiles.row(first);
     for (int64_t unit = 0; unit < units_; ++unit) {
@@ -524,13 +528,13 @@ void GroupedProduct::sum_streamed_rows(int thread, const Tiles& tiles, const Pan
     }
 }
 
-void GroupedProduct::sum_panels_in_turn(int thread, const Tiles& tiles, const PanelGroup& group,
-                                        const PanelGroup& next) const {
+void GroupedProduct::sum_panels_in_turn(int thread, const Tiles& tiles, int64_t first, int64_t last,
+                                        const PanelGroup& group, const PanelGroup& next) const {
     const bool ready = weights_->packed_for(*kernels_);
-    const auto panels_of = [&](const PanelGroup& panels, const int8_t** first) {
+    const auto panels_of = [&](const PanelGroup& panels, const int8_t** address) {
         for (int64_t p = 0; p < panels.count; ++p)
-            first[p] = ready ? weights_->panel(*kernels_, panels.expert, 0, panels.columns[p])
-                             : weights_->address(panels.expert, 0, panels.columns[p].first);
+            address[p] = ready ? weights_->panel(*kernels_, panels.expert, 0, panels.columns[p])
+                               : weights_->address(panels.expert, 0, panels.columns[p].first);
     };
     const int8_t* panel[PanelGroup::most];
     const int8_t* next_panel[PanelGroup::most];
@@ -539,9 +543,13 @@ void GroupedProduct::sum_panels_in_turn(int thread, const Tiles& tiles, const Pa
     std::copy_n(panel, group.count, next_panel);
     panels_of(next, next_panel);
     const Block all = block(streamed_split_, 0, 0);
-    kernels_->multiply_in_turn(packed(tiles.begin, tiles.rows, all),
-                               {panel, next_panel, group.count, ready, panel_values()}, tiles.rows, all.k,
-                               sums_ + kept(thread, 0, 0));
+    for (int64_t index = first; index < last; ++index) {
+        const int64_t row = tiles.row(index);
+        const int64_t rows = tiles.row(index + 1) - row;
+        const int8_t* const* behind = index + 1 < last ? panel : next_panel;
+        kernels_->multiply_in_turn(packed(row, rows, all), {panel, behind, group.count, ready, panel_values()}, rows,
+                                   all.k, sums_ + kept(thread, 0, row - tiles.row(first)));
+    }
 }
 
 void GroupedProduct::sum_block(int thread, const Tiles& tiles, int64_t first, int64_t last, const PanelGroup& group,

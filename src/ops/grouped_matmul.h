@@ -272,7 +272,8 @@ class GroupedProduct {
     bool streams_rows(const Tiles& tiles) const;
     void sum_streamed_rows(int thread, const Tiles& tiles, const PanelGroup& group) const;
     // Panels side by side, a piece of each in turn.
-    void sum_panels_in_turn(int thread, const Tiles& tiles, const PanelGroup& group, const PanelGroup& next) const;
+    void sum_panels_in_turn(int thread, const Tiles& tiles, int64_t first, int64_t last, const PanelGroup& group,
+                            const PanelGroup& next) const;
     const Split& split(const Tiles& tiles) const;
     Block block(const Split& blocks, int64_t unit, int64_t index) const;
     void pack_tile(int thread, const Split& blocks, int64_t row, int64_t rows) const;
@@ -306,9 +307,10 @@ class GroupedProduct {
     Split packed_split_;
     Split streamed_split_;
     Split streamed_plain_split_;
-    bool wide_ = false;      // sums of a unit may leave int32
-    bool in_turn_ = false;   // a few rows take the panels of a group in turn
-    int64_t tile_rows_ = 0;  // rows of x
+    bool wide_ = false;          // sums of a unit may leave int32
+    int64_t streamed_rows_ = 0;  // of an expert, at most: they are streamed, or take panels in turn
+    bool in_turn_ = false;       // a few rows take the panels of a group in turn
+    int64_t tile_rows_ = 0;      // rows of x
     int64_t chunk_rows_ = 0;
     int64_t row_bytes_ = 0;
     int64_t batch_rows_ = 0;

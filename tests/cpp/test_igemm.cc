@@ -120,6 +120,8 @@ TEST_CASE("streamed sums are exact, and reading ahead changes nothing") {
         CHECK(kernels.stream_rows <= kernels.rows);
         CHECK((kernels.stream_rows > 0) == (kernels.stream != nullptr));
         CHECK((kernels.stream_rows > 0) == (kernels.stream_int4 != nullptr));
+        CHECK((kernels.in_turn_rows > 0) == (kernels.multiply_in_turn != nullptr));
+        CHECK((kernels.in_turn_rows == kernels.rows || kernels.in_turn_rows <= kernels.stream_rows));
         for (int64_t rows = 1; rows <= kernels.rows; ++rows) {
             for (const int64_t k : lengths) {
                 CAPTURE(rows);
@@ -169,7 +171,7 @@ TEST_CASE("streamed sums are exact, and reading ahead changes nothing") {
 TEST_CASE("sums of panels in turn are exact") {
     for_each_table([&](const IgemmKernels& kernels) {
         if (kernels.multiply_in_turn == nullptr) return;
-        for (int64_t rows = 1; rows <= kernels.stream_rows; ++rows) {
+        for (int64_t rows = 1; rows <= kernels.in_turn_rows; ++rows) {
             for (const int64_t k : lengths) {
                 for (const int64_t count : {1, 2, 3, 8, 11}) {
                     CAPTURE(rows);

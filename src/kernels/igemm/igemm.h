@@ -45,11 +45,12 @@ struct PanelsInTurn {
 };
 
 struct IgemmKernels {
-    int64_t rows;         // of x in a full tile; even
-    int64_t stream_rows;  // at most this many rows may be streamed; even, 0 without `stream`
-    int64_t k_step;       // divides 16
-    int64_t item_size;    // bytes that an element takes in a panel and in a tile
-    int64_t row_suffix;   // bytes that a tile holds per row besides the elements
+    int64_t rows;          // of x in a full tile; even
+    int64_t stream_rows;   // at most this many rows may be streamed; even, 0 without `stream`
+    int64_t in_turn_rows;  // of multiply_in_turn: all of a full tile, or as many as may be streamed, or 0 without it
+    int64_t k_step;        // divides 16
+    int64_t item_size;     // bytes that an element takes in a panel and in a tile
+    int64_t row_suffix;    // bytes that a tile holds per row besides the elements
 
     // Packs `k` rows of 32 bytes, `stride` bytes apart.
     void (*pack_panel)(const int8_t* weight, int64_t stride, int64_t k, void* panel);
@@ -71,7 +72,7 @@ struct IgemmKernels {
                         bool accumulate, int32_t* sums, const Ahead& ahead);
 
     // sums (panels, rows, 32) = tile * panels, a piece of each panel in turn: memory delivers several streams faster
-    // than one. For 1 to `stream_rows` rows; may be null.
+    // than one. For 1 to `in_turn_rows` rows of a tile; may be null.
     void (*multiply_in_turn)(const void* tile, const PanelsInTurn& panels, int64_t rows, int64_t k, int32_t* sums);
 
     // target = source, rounded to nearest even

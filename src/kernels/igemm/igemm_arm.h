@@ -133,6 +133,7 @@ extern const IgemmKernels MOE_IGEMM_TABLE;
 const IgemmKernels MOE_IGEMM_TABLE = {
     tile_rows,
     most_streamed_rows,
+    0,
     k_step,
     1,
     0,

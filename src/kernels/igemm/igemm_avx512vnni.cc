@@ -209,7 +209,7 @@ void multiply_tile(const void* tile, const void* panel, int64_t rows, int64_t k,
 
 template <int rows>
 inline void add_quad(const char* x, const Quad& w, __m512i (&sum)[rows][2]) {
-#pragma GCC unroll 4
+#pragma GCC unroll 12
     for (int r = 0; r < rows; ++r) add_row<false>(x + 4 * r, w.part, sum[r]);
 }
 
@@ -255,7 +255,7 @@ void multiply_rows_in_turn(const char* tile, const PanelsInTurn& panels, int64_t
             // Until the last quad sums lie in the order of the lanes.
             int32_t* const target = sums + p * panels.sums_stride;
             __m512i sum[rows][2];
-#pragma GCC unroll 4
+#pragma GCC unroll 12
             for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 2
                 for (int v = 0; v < 2; ++v)
@@ -266,7 +266,7 @@ void multiply_rows_in_turn(const char* tile, const PanelsInTurn& panels, int64_t
                 _mm_prefetch(reinterpret_cast<const char*>(fetched + q * quad_bytes + 64), _MM_HINT_T0);
                 add_quad<rows>(tile + 4 * rows * q, Panel::load(w), sum);
             }
-#pragma GCC unroll 4
+#pragma GCC unroll 12
             for (int r = 0; r < rows; ++r) {
                 int32_t* const row = target + r * igemm::columns;
                 if (first + count == quads) {
@@ -280,14 +280,17 @@ void multiply_rows_in_turn(const char* tile, const PanelsInTurn& panels, int64_t
     }
 }
 
-using MultiplyInTurn = void (*)(const char*, const PanelsInTurn&, int64_t, int32_t*);
-template <class Panel>
-constexpr MultiplyInTurn in_turn_by_rows[] = {multiply_rows_in_turn<Panel, 1>, multiply_rows_in_turn<Panel, 2>,
-                                              multiply_rows_in_turn<Panel, 3>, multiply_rows_in_turn<Panel, 4>};
+template <class Panel, int rows = tile_rows>
+void multiply_in_turn_up_to(int64_t wanted, const char* tile, const PanelsInTurn& panels, int64_t quads,
+                            int32_t* sums) {
+    if constexpr (rows > 1)
+        if (wanted < rows) return multiply_in_turn_up_to<Panel, rows - 1>(wanted, tile, panels, quads, sums);
+    multiply_rows_in_turn<Panel, rows>(tile, panels, quads, sums);
+}
 
 void multiply_in_turn(const void* tile, const PanelsInTurn& panels, int64_t rows, int64_t k, int32_t* sums) {
-    const auto& by_rows = panels.packed ? in_turn_by_rows<PackedPanel> : in_turn_by_rows<RowsOfPanel>;
-    by_rows[rows - 1](static_cast<const char*>(tile), panels, (k + 3) / 4, sums);
+    const auto multiply = panels.packed ? multiply_in_turn_up_to<PackedPanel> : multiply_in_turn_up_to<RowsOfPanel>;
+    multiply(rows, static_cast<const char*>(tile), panels, (k + 3) / 4, sums);
 }
 
 template <int rows>
@@ -341,6 +344,7 @@ extern const IgemmKernels igemm_avx512vnni;
 const IgemmKernels igemm_avx512vnni = {
     tile_rows,
     4,
+    tile_rows,
     4,
     1,
     4,

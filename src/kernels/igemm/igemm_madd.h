@@ -398,6 +398,7 @@ extern const IgemmKernels MOE_IGEMM_TABLE;
 const IgemmKernels MOE_IGEMM_TABLE = {
     tile_rows,
     most_streamed_rows,
+    most_streamed_rows,
     2,
     2,
     0,

@@ -35,6 +35,7 @@ extern const IgemmKernels igemm_ref;
 const IgemmKernels igemm_ref = {
     4,
     0,
+    0,
     1,
     1,
     0,
