@@ -25,13 +25,13 @@ constexpr int64_t ffn_block_rows = 256;
 // would have sums loaded and stored more often.
 constexpr int64_t ffn_block_columns = 512;
 constexpr int64_t ffn_block_k = 256;
-// Up to this many rows weights are streamed instead, in wide blocks.
-constexpr int64_t ffn_stream_rows = 3;
+// The widest blocks of few rows, whose weights are streamed instead.
 constexpr int64_t ffn_stream_columns = 2048;
 
 // Sums that a thread must have room for.
-inline int64_t ffn_block_sums(int64_t rows) {
-    return std::max(std::min(rows, ffn_block_rows) * ffn_block_columns, ffn_stream_rows * ffn_stream_columns);
+inline int64_t ffn_block_sums(int64_t rows, int64_t stream_rows) {
+    return std::max(std::min(rows, ffn_block_rows) * ffn_block_columns,
+                    std::min(rows, stream_rows) * ffn_stream_columns);
 }
 
 // Cuts n into as few parts of at most `most` as there may be, evenly up to multiples of `unit`: the size of all but the
@@ -82,11 +82,11 @@ inline int64_t ffn_batch_rows(int64_t rows, int64_t row_bytes, int64_t threads) 
 }
 
 // Calls body(thread, block) for blocks that cover the rows [first, last) and `columns` columns. Cuts columns at multiples
-// of `panel`. Each thread gets one run of (expert, rows, panel) whose rows, and with them operations, are as many as
+// of `panel`, and into blocks that fit those who stream up to `stream_rows` rows. Each thread gets one run of (expert, rows, panel) whose rows, and with them operations, are as many as
 // everyone's; `k` is the length of the sums.
 template <class Body>
 void for_each_ffn_block(int threads, const FfnRows& all, int64_t first, int64_t last, int64_t columns, int64_t k,
-                        int64_t panel, Body&& body) {
+                        int64_t panel, int64_t stream_rows, Body&& body) {
     // Converting the weights of a panel costs about as much as this many rows do.
     constexpr int64_t panel_cost = 8;
     const int64_t panels = ceil_divide(columns, panel);
@@ -104,7 +104,7 @@ void for_each_ffn_block(int threads, const FfnRows& all, int64_t first, int64_t 
             };
             const int64_t begin = low <= start ? 0 : panel_from(low);
             const int64_t end = high <= start ? 0 : panel_from(high);
-            const int64_t width = (rows <= ffn_stream_rows ? ffn_stream_columns : ffn_block_columns) / panel;
+            const int64_t width = (rows <= stream_rows ? ffn_stream_columns : ffn_block_columns) / panel;
             for (int64_t p = begin; p < end; p += width) {
                 const int64_t column = p * panel;
                 const int64_t block_columns = std::min(std::min(p + width, end) * panel, columns) - column;

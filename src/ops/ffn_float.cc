@@ -17,6 +17,8 @@ constexpr int64_t largest_line = std::max(ffn_stream_columns, ffn_block_columns)
 constexpr int64_t packed_size = fgemm_max_words * fgemm_max_columns;
 constexpr int64_t unpacked_size = std::max(stream_k * ffn_stream_columns, fgemm_max_words* fgemm_max_columns);
 constexpr int line_count = 5;
+// Off the powers of two, or rows of sums would compete for the same sets of the first-level cache.
+constexpr int64_t sums_gap = 16;
 static_assert(stream_k <= fgemm_max_words);
 
 // One operand of a product: rows of `k` values, from row `first` on.
@@ -109,7 +111,8 @@ class Products {
     }
 
     // At what multiples columns may be cut. Streamed weights have no panels, but lines of memory.
-    int64_t panel() const { return problem_.rows <= ffn_stream_rows ? 32 : fgemm_.nr; }
+    int64_t stream_rows() const { return fgemm_.stream_rows; }
+    int64_t panel() const { return problem_.rows <= fgemm_.stream_rows ? 32 : fgemm_.nr; }
 
     // `hidden` begins with row `hidden_row`.
     void first(const FfnBlock& block, int64_t hidden_row, char* hidden, const Scratch& scratch) const {
@@ -156,17 +159,20 @@ class Products {
     // Columns whose sums lie row by row, before those of the next ones: of a panel, so that the tiles of its rows pass
     // over memory in order.
     int64_t piece(const FfnBlock& block) const { return streamed(block) ? block.columns : fgemm_.nr; }
+    // From one row of a piece to the next.
+    int64_t sums_stride(const FfnBlock& block) const { return streamed(block) ? block.columns + sums_gap : fgemm_.nr; }
 
     // Calls visit(row, column, width, begin) for pieces of rows of the block's sums, which are at `begin`.
     template <class Visit>
     void for_each_piece(const FfnBlock& block, Visit&& visit) const {
         const int64_t piece_columns = piece(block);
+        const int64_t stride = sums_stride(block);
         for (int64_t j = 0; j < block.columns; j += piece_columns)
             for (int64_t i = 0; i < block.rows; ++i)
-                visit(i, j, std::min(piece_columns, block.columns - j), j * block.rows + i * piece_columns);
+                visit(i, j, std::min(piece_columns, block.columns - j), j * block.rows + i * stride);
     }
 
-    static bool streamed(const FfnBlock& block) { return block.rows <= ffn_stream_rows; }
+    bool streamed(const FfnBlock& block) const { return block.rows <= fgemm_.stream_rows; }
 
     // Sums of the block's rows with columns [column, column + block.columns) of the weights.
     void product(const Rows& a, const Weights& w, const FfnBlock& block, int64_t column, const Scratch& scratch,
@@ -179,16 +185,14 @@ class Products {
 
     void stream(const Rows& a, const Weights& w, const FfnBlock& block, int64_t column, const Scratch& scratch,
                 float* sums) const {
-        std::fill_n(sums, block.rows * block.columns, 0.0f);
+        std::fill_n(sums, block.rows * sums_stride(block), 0.0f);
         for (int64_t k = 0; k < w.k; k += stream_k) {
             const int64_t count = std::min(stream_k, w.k - k);
             load_rows(a, block, k, count, scratch.rows);
             for_each_run(w, block.expert, column, block.columns, k, count, scratch,
                          [&](const WeightBlock& weights, int64_t done) {
-                             for (int64_t i = 0; i < block.rows; ++i)
-                                 fgemm_.row[index(w.kind)](weights,
-                                                           scratch.rows + i * fgemm_row_stride + done / k_of_word(),
-                                                           sums + i * block.columns);
+                             fgemm_.stream[index(w.kind)](weights, block.rows, scratch.rows + done / k_of_word(), sums,
+                                                          sums_stride(block));
                          });
         }
     }
@@ -327,9 +331,9 @@ void FfnFloat::book(const FfnProblem& problem, bool int4, Ledger& ledger) {
     batch_rows_ = ffn_batch_rows(problem.rows, row_bytes, threads);
     if (__builtin_mul_overflow(batch_rows_, row_bytes, &hidden_bytes))
         hidden_bytes = std::numeric_limits<int64_t>::max();
-    sums_size_ = ffn_block_sums(problem.rows);
+    sums_size_ = ffn_block_sums(problem.rows, fgemm_max_stream_rows) + fgemm_max_stream_rows * sums_gap;
     rows_size_ = std::min(problem.rows, ffn_block_rows) * fgemm_row_stride;
-    packed_size_ = problem.rows > ffn_stream_rows ? packed_size : 0;
+    packed_size_ = problem.rows > 1 ? packed_size : 0;
     hidden_ = ledger.book("hidden", static_cast<uint64_t>(hidden_bytes));
     packed_ = ledger.book<uint32_t>("packed weights", threads * packed_size_);
     unpacked_ = ledger.book<int8_t>("unpacked weights", int4 ? threads * unpacked_size : 0);
@@ -363,10 +367,10 @@ void FfnFloat::run(const FfnProblem& problem, const FfnOperands& operands, const
     const FfnRows rows{ends, problem.slices()};
     rows.for_each_batch(batch_rows_, [&](int64_t first, int64_t last) {
         for_each_ffn_block(
-            workspace.threads(), rows, first, last, problem.k2, problem.k1, products.panel(),
+            workspace.threads(), rows, first, last, problem.k2, problem.k1, products.panel(), products.stream_rows(),
             [&](int thread, const FfnBlock& block) { products.first(block, first, hidden, scratch_of(thread)); });
         for_each_ffn_block(
-            workspace.threads(), rows, first, last, problem.n2, problem.k2, products.panel(),
+            workspace.threads(), rows, first, last, problem.n2, problem.k2, products.panel(), products.stream_rows(),
             [&](int thread, const FfnBlock& block) { products.second(block, first, hidden, scratch_of(thread)); });
     });
 }

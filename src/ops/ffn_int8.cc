@@ -10,6 +10,8 @@ namespace moe {
 namespace {
 
 // Rows of weights streamed at a time: they stay in the cache for the few rows of x.
+// Up to this many rows weights are streamed.
+constexpr int64_t stream_rows = 3;
 constexpr int64_t stream_k = 64;
 constexpr int64_t largest_line = std::max(ffn_stream_columns, ffn_block_columns);
 constexpr int64_t rows_size = qgemm_max_rows * ffn_block_k * qgemm_packed_item;
@@ -94,7 +96,7 @@ class Products {
     // Sums of the block's rows, the first of which is row `row` of a, and columns; returns their stride.
     int64_t product(const int8_t* a, int64_t row, const int8_t* w, int64_t k, int64_t n, const FfnBlock& block,
                     const Scratch& scratch) const {
-        const bool streamed = block.rows <= ffn_stream_rows;
+        const bool streamed = block.rows <= stream_rows;
         const int64_t panels = ceil_divide(block.columns, qgemm_.nr);
         const int64_t stride = streamed ? block.columns : panels * qgemm_.nr;
         std::fill_n(scratch.sums, block.rows * stride, 0);
@@ -160,8 +162,8 @@ void FfnInt8::book(const FfnProblem& problem, Ledger& ledger) {
         hidden_bytes = std::numeric_limits<int64_t>::max();
     const int64_t longest = std::min(ffn_block_k, std::max(problem.k1, problem.k2));
     const int64_t packed_k = ceil_divide(longest, qgemm_k_unit) * qgemm_k_unit;
-    packed_size_ = problem.rows > ffn_stream_rows ? packed_k * ffn_block_columns * qgemm_packed_item : 0;
-    sums_size_ = ffn_block_sums(problem.rows);
+    packed_size_ = problem.rows > stream_rows ? packed_k * ffn_block_columns * qgemm_packed_item : 0;
+    sums_size_ = ffn_block_sums(problem.rows, stream_rows);
     hidden_ = ledger.book("hidden", static_cast<uint64_t>(hidden_bytes));
     packed_ = ledger.book<unsigned char>("packed weights", threads * packed_size_);
     rows_ = ledger.book<unsigned char>("packed rows", threads * rows_size);
@@ -191,10 +193,10 @@ void FfnInt8::run(const FfnProblem& problem, const FfnOperands& operands, const 
     const FfnRows rows{ends, problem.slices()};
     rows.for_each_batch(batch_rows_, [&](int64_t first, int64_t last) {
         for_each_ffn_block(
-            workspace.threads(), rows, first, last, problem.k2, problem.k1, products.panel(),
+            workspace.threads(), rows, first, last, problem.k2, problem.k1, products.panel(), stream_rows,
             [&](int thread, const FfnBlock& block) { products.first(block, first, hidden, scratch_of(thread)); });
         for_each_ffn_block(
-            workspace.threads(), rows, first, last, problem.n2, problem.k2, products.panel(),
+            workspace.threads(), rows, first, last, problem.n2, problem.k2, products.panel(), stream_rows,
             [&](int thread, const FfnBlock& block) { products.second(block, first, hidden, scratch_of(thread)); });
     });
 }

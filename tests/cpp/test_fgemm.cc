@@ -143,12 +143,19 @@ std::vector<float> packed_product(const FgemmKernels& kernels, const Problem& pr
     return c;
 }
 
-std::vector<float> row_product(const FgemmKernels& kernels, const Problem& problem, const std::vector<float>& a,
-                               int64_t rows, std::vector<float> c) {
+// Through `stream`, with a gap between the rows of sums that stays as it is.
+std::vector<float> streamed_product(const FgemmKernels& kernels, const Problem& problem, const std::vector<float>& a,
+                                    int64_t rows, std::vector<float> c) {
     const std::vector<uint32_t> a_words = words_of(kernels, a, rows, problem.k);
+    const int64_t stride = problem.columns + 3;
+    std::vector<float> sums(static_cast<size_t>(rows * stride), 7.0f);
     for (int64_t i = 0; i < rows; ++i)
-        kernels.row[static_cast<int>(problem.kind)](problem.block, a_words.data() + i * fgemm_row_stride,
-                                                    c.data() + i * problem.columns);
+        std::copy_n(c.begin() + i * problem.columns, problem.columns, sums.begin() + i * stride);
+    kernels.stream[static_cast<int>(problem.kind)](problem.block, rows, a_words.data(), sums.data(), stride);
+    for (int64_t i = 0; i < rows; ++i) {
+        std::copy_n(sums.begin() + i * stride, problem.columns, c.begin() + i * problem.columns);
+        for (int64_t j = problem.columns; j < stride; ++j) CHECK(sums[static_cast<size_t>(i * stride + j)] == 7.0f);
+    }
     return c;
 }
 
@@ -177,8 +184,8 @@ TEST_CASE("the plain loops add float32 products in ascending k") {
         plain = plain + a[static_cast<size_t>(p)] * w[p * problem.stride];
         fused = std::fma(a[static_cast<size_t>(p)], w[p * problem.stride], fused);
     }
-    CHECK(row_product(fgemm_ref, problem, a, 1, {0.5f})[0] == plain);
-    CHECK(row_product(fgemm_ref_fused, problem, a, 1, {0.5f})[0] == fused);
+    CHECK(streamed_product(fgemm_ref, problem, a, 1, {0.5f})[0] == plain);
+    CHECK(streamed_product(fgemm_ref_fused, problem, a, 1, {0.5f})[0] == fused);
     CHECK(plain != fused);
 }
 
@@ -195,7 +202,7 @@ TEST_CASE("integer weights are dequantised with the roundings of their type") {
         for_each_table([&, kind = kind, needed = needed](const FgemmKernels& kernels, const FgemmKernels&) {
             for (int64_t p = 0; p < 2; ++p) {
                 float c[2] = {};
-                kernels.row[static_cast<int>(kind)]({weights + 2 * p, 2, 1, 2, scale, offset}, &one, c);
+                kernels.stream[static_cast<int>(kind)]({weights + 2 * p, 2, 1, 2, scale, offset}, 1, &one, c, 2);
                 CHECK(c[0] == needed[static_cast<size_t>(2 * p)]);
                 CHECK(c[1] == needed[static_cast<size_t>(2 * p + 1)]);
             }
@@ -215,10 +222,43 @@ TEST_CASE("every table gives the bits of the plain loops, packed and streamed") 
                     const int64_t rows = 1 + (columns + k) % (kernels.mr + 3);
                     const std::vector<float> a = normal(rows * k, 5);
                     const std::vector<float> c = normal(rows * columns, 6);
-                    const std::vector<float> needed = row_product(reference, problem, a, rows, c);
+                    const std::vector<float> needed = streamed_product(reference, problem, a, rows, c);
                     CHECK(same_bits(packed_product(kernels, problem, a, rows, c), needed));
-                    CHECK(same_bits(row_product(kernels, problem, a, rows, c), needed));
+                    CHECK(same_bits(streamed_product(kernels, problem, a, rows, c), needed));
                 }
+    });
+}
+
+TEST_CASE("any number of rows is streamed") {
+    for_each_table([&](const FgemmKernels& kernels, const FgemmKernels& reference) {
+        CHECK(kernels.stream_rows <= fgemm_max_stream_rows);
+        constexpr int64_t most = 2 * fgemm_max_stream_rows + 1;
+        for (const WeightKind kind : kinds) {
+            const Problem problem(kind, 20, 70);
+            const std::vector<float> a = normal(most * 20, 5);
+            const std::vector<float> c = normal(most * 70, 6);
+            const std::vector<float> needed = streamed_product(reference, problem, a, most, c);
+            for (int64_t rows = 1; rows <= most; ++rows) {
+                CAPTURE(static_cast<int>(kind));
+                CAPTURE(rows);
+                const std::vector<float> own_c(c.begin(), c.begin() + rows * 70);
+                const std::vector<float> own(needed.begin(), needed.begin() + rows * 70);
+                CHECK(same_bits(streamed_product(kernels, problem, a, rows, own_c), own));
+            }
+        }
+    });
+}
+
+TEST_CASE("rows of less and of more than a page are streamed") {
+    for_each_table([&](const FgemmKernels& kernels, const FgemmKernels& reference) {
+        for (const int64_t columns : {300, 700, 2200}) {
+            CAPTURE(columns);
+            const Problem problem(WeightKind::f16, fgemm_max_words, columns);
+            const std::vector<float> a = normal(2 * fgemm_max_words, 5);
+            const std::vector<float> c = normal(2 * columns, 6);
+            CHECK(
+                same_bits(streamed_product(kernels, problem, a, 2, c), streamed_product(reference, problem, a, 2, c)));
+        }
     });
 }
 
@@ -226,13 +266,13 @@ TEST_CASE("a sum may be continued at any k") {
     for_each_table([&](const FgemmKernels& kernels, const FgemmKernels&) {
         const Problem problem(WeightKind::f16, 37, 21);
         const std::vector<float> a = normal(37, 7);
-        const std::vector<float> needed = row_product(kernels, problem, a, 1, std::vector<float>(21));
+        const std::vector<float> needed = streamed_product(kernels, problem, a, 1, std::vector<float>(21));
         std::vector<float> c(21);
         for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, 11}, {11, 12}, {12, 37}}) {
             WeightBlock part = problem.block;
             part.data = problem.weights.data() + begin * problem.stride * 2;
             part.k = end - begin;
-            kernels.row[static_cast<int>(WeightKind::f16)](part, a.data() + begin, c.data());
+            kernels.stream[static_cast<int>(WeightKind::f16)](part, 1, a.data() + begin, c.data(), 21);
         }
         CHECK(same_bits(c, needed));
     });
@@ -246,7 +286,7 @@ TEST_CASE("inf and NaN stay in their row and column") {
         w[3 * problem.stride + 18] = INFINITY;
         std::vector<float> a(9 * 5, 1.0f);
         a[9 + 4] = INFINITY;
-        for (const auto product : {packed_product, row_product}) {
+        for (const auto product : {packed_product, streamed_product}) {
             const std::vector<float> c = product(kernels, problem, a, 5, std::vector<float>(5 * 40));
             for (size_t i = 0; i < 5; ++i)
                 for (size_t j = 0; j < 40; ++j) {
@@ -303,12 +343,12 @@ TEST_CASE("pairs: the plain loops add the upper of two products first and flush 
     const uint16_t a[] = {narrow_bf16(1.0f), narrow_bf16(1.0f), narrow_bf16(1.0f)};
     float c = -1.0f;
     // -1 + 2^-30 is -1 already; in the other order 2^-30 would stay.
-    fgemm_ref_pairs.row[static_cast<int>(WeightKind::bf16)](block, a, &c);
+    fgemm_ref_pairs.stream[static_cast<int>(WeightKind::bf16)](block, 1, a, &c, 1);
     CHECK(c == -1.0f);
     const uint16_t tiny[] = {1, narrow_bf16(0x1p-70f), 0};
     const uint16_t factors[] = {narrow_bf16(0x1p100f), narrow_bf16(0x1p-60f), 0};
     c = 0.0f;
-    fgemm_ref_pairs.row[static_cast<int>(WeightKind::bf16)]({tiny, 1, 3, 1, nullptr, nullptr}, factors, &c);
+    fgemm_ref_pairs.stream[static_cast<int>(WeightKind::bf16)]({tiny, 1, 3, 1, nullptr, nullptr}, 1, factors, &c, 1);
     CHECK(c == 0.0f);
 }
 
@@ -330,9 +370,9 @@ TEST_CASE("pairs: sums of integers are exact") {
                 for (float& value : a) value = std::nearbyint(value * 40.0f);
                 std::vector<float> c = normal(rows * columns, 6);
                 for (float& value : c) value = std::nearbyint(value * 1000.0f);
-                const std::vector<float> needed = row_product(fgemm_ref, problem, a, rows, c);
+                const std::vector<float> needed = streamed_product(fgemm_ref, problem, a, rows, c);
                 CHECK(same_bits(packed_product(kernels, problem, a, rows, c), needed));
-                CHECK(same_bits(row_product(kernels, problem, a, rows, c), needed));
+                CHECK(same_bits(streamed_product(kernels, problem, a, rows, c), needed));
             }
     });
 }
@@ -348,7 +388,7 @@ TEST_CASE("pairs: every table is within the bound of the sums, packed as streame
                 const std::vector<float> a = rounded_to_bf16(normal(rows * k, 5));
                 const std::vector<float> c = normal(rows * columns, 6);
                 const std::vector<float> packed = packed_product(kernels, problem, a, rows, c);
-                CHECK(same_bits(row_product(kernels, problem, a, rows, c), packed));
+                CHECK(same_bits(streamed_product(kernels, problem, a, rows, c), packed));
                 const auto* w = reinterpret_cast<const uint16_t*>(problem.weights.data());
                 for (int64_t i = 0; i < rows; ++i)
                     for (int64_t j = 0; j < columns; ++j) {

@@ -53,13 +53,16 @@ struct FgemmKernels {
     int mr;    // rows of a tile, at most fgemm_max_rows
     int nr;    // columns of a tile and of a packed panel, at most fgemm_max_columns
     int unit;  // panels with fewer columns are filled up with zeros to a multiple of it
+    // So many rows are better streamed than packed for, at most fgemm_max_stream_rows.
+    int stream_rows;
 
     // By WeightKind; null for the kinds that the table has not. Converts a block of at most nr columns to a panel: its
     // rows side by side as float32, or its pairs of rows as pairs of bfloat16.
     void (*pack[weight_kinds])(const WeightBlock& block, void* panel);
 
-    // By WeightKind. c[j] += sum over p of a[p] * w[p][j], without packing; a is float32, or bfloat16 with `pairs`.
-    void (*row[weight_kinds])(const WeightBlock& block, const void* a, float* c);
+    // By WeightKind. c[i][j] += sum over p of a[i][p] * w[p][j] for i < rows, without packing; a is float32, or bfloat16
+    // with `pairs`, its rows fgemm_row_stride words apart.
+    void (*stream[weight_kinds])(const WeightBlock& block, int64_t rows, const void* a, float* c, int64_t c_stride);
 
     // For `rows` <= mr and a panel: c[i][j] += sum over p of a[i][p] * panel[p][j], all columns of it, those that fill it
     // up included. `words` are the k of it, or the pairs of k. Rows of a lie fgemm_row_stride words apart. `fresh`: c
@@ -70,6 +73,7 @@ struct FgemmKernels {
 
 constexpr int fgemm_max_rows = 16;
 constexpr int fgemm_max_columns = 64;
+constexpr int fgemm_max_stream_rows = 8;
 // The more of them, the less often sums are loaded and stored; but a panel and the rows of a tile share the first-level
 // cache.
 constexpr int64_t fgemm_max_words = 96;

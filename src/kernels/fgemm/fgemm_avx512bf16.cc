@@ -16,6 +16,7 @@ struct Vector {
     // 24 accumulators, 4 vectors of weights, a pair.
     static constexpr int tile_rows = 6;
     static constexpr int tile_vectors = 4;
+    static constexpr int stream_rows = 8;
 
     static Type load(const float* source) { return (Type)_mm512_loadu_ps(source); }
     static void store(float* target, Type value) { _mm512_storeu_ps(target, (__m512)value); }
@@ -73,48 +74,64 @@ void pack(const WeightBlock& block, void* panel) {
     }
 }
 
-// c[0 .. 32) += a * w for the columns of a mask and `pairs` pairs of rows, of the last one perhaps only the upper row.
-// Prefetches a line for each row, `apart` elements apart, unless `fetched` is null.
-template <int pairs>
+// c[i][0 .. 32) += a[i] * w for the columns of a mask and `pairs` pairs of rows, of the last one perhaps only the upper
+// row. Prefetches a line for each row, `apart` elements apart, unless `fetched` is null.
+template <int rows, int pairs>
 inline void add_pairs(const uint16_t* w, int64_t stride, const uint16_t* fetched, int64_t apart, const uint16_t* a,
-                      bool half, __mmask32 columns, float* c) {
+                      bool half, __mmask32 columns, float* c, int64_t c_stride) {
     const auto left = static_cast<__mmask16>(columns);
     const auto right = static_cast<__mmask16>(columns >> 16);
-    Lanes low = (Lanes)_mm512_maskz_loadu_ps(left, c);
-    Lanes high = (Lanes)_mm512_maskz_loadu_ps(right, c + lanes);
+    Lanes low[rows];
+    Lanes high[rows];
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; ++i) {
+        low[i] = (Lanes)_mm512_maskz_loadu_ps(left, c + i * c_stride);
+        high[i] = (Lanes)_mm512_maskz_loadu_ps(right, c + i * c_stride + lanes);
+    }
     for (int p = 0; p < pairs; ++p, w += 2 * stride, a += 2) {
         if (fetched != nullptr) {
             fetch_line(fetched + 2 * p * apart);
             fetch_line(fetched + (2 * p + 1) * apart);
         }
         const Pairs both = interleave(w, half ? nullptr : w + stride, columns);
-        const uint32_t pair = half ? a[0] : a[0] | static_cast<uint32_t>(a[1]) << 16;
-        const Lanes factor = (Lanes)_mm512_set1_epi32(static_cast<int32_t>(pair));
-        low = Vector::multiply_add(factor, both.low, low);
-        high = Vector::multiply_add(factor, both.high, high);
+#pragma GCC unroll 8
+        for (int i = 0; i < rows; ++i) {
+            const uint16_t* own = a + 2 * i * fgemm_row_stride;
+            const uint32_t pair = half ? own[0] : own[0] | static_cast<uint32_t>(own[1]) << 16;
+            const Lanes factor = (Lanes)_mm512_set1_epi32(static_cast<int32_t>(pair));
+            low[i] = Vector::multiply_add(factor, both.low, low[i]);
+            high[i] = Vector::multiply_add(factor, both.high, high[i]);
+        }
     }
-    _mm512_mask_storeu_ps(c, left, (__m512)low);
-    _mm512_mask_storeu_ps(c + lanes, right, (__m512)high);
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; ++i) {
+        _mm512_mask_storeu_ps(c + i * c_stride, left, (__m512)low[i]);
+        _mm512_mask_storeu_ps(c + i * c_stride + lanes, right, (__m512)high[i]);
+    }
 }
 
-void row(const WeightBlock& block, const void* row_of_a, float* c) {
+void stream(const WeightBlock& block, int64_t rows, const void* rows_of_a, float* c, int64_t c_stride) {
     const auto* w = static_cast<const uint16_t*>(block.data);
-    const auto* a = static_cast<const uint16_t*>(row_of_a);
+    const auto* a = static_cast<const uint16_t*>(rows_of_a);
     const int64_t row_bytes = block.stride * static_cast<int64_t>(sizeof *w);
-    const int64_t eights = for_each_eight_rows(block, row_bytes, [&](int64_t p, const RowsAhead& ahead) {
-        const uint16_t* rows = w + p * block.stride;
-        for_each_stretch(rows, block.stride, ahead, block.columns,
-                         [&](int64_t j, int64_t end, const uint16_t* fetched, int64_t apart) {
-                             for (; j < end; j += load_columns)
-                                 add_pairs<rows_at_once / 2>(rows + j, block.stride,
-                                                             fetched == nullptr ? nullptr : fetched + j, apart, a + p,
-                                                             false, columns_of(block.columns - j), c + j);
-                         });
+    for_each_group(rows, [&](int64_t first, auto count) {
+        const uint16_t* own = a + 2 * first * fgemm_row_stride;
+        float* sums = c + first * c_stride;
+        const int64_t eights = for_each_eight_rows(block, row_bytes, [&](int64_t p, const RowsAhead& ahead) {
+            const uint16_t* eight = w + p * block.stride;
+            for_each_stretch(eight, block.stride, ahead, block.columns,
+                             [&](int64_t j, int64_t end, const uint16_t* fetched, int64_t apart) {
+                                 for (; j < end; j += load_columns)
+                                     add_pairs<count, rows_at_once / 2>(
+                                         eight + j, block.stride, fetched == nullptr ? nullptr : fetched + j, apart,
+                                         own + p, false, columns_of(block.columns - j), sums + j, c_stride);
+                             });
+        });
+        for (int64_t p = eights; p < block.k; p += 2)
+            for (int64_t j = 0; j < block.columns; j += load_columns)
+                add_pairs<count, 1>(w + p * block.stride + j, block.stride, nullptr, 0, own + p, p + 1 == block.k,
+                                    columns_of(block.columns - j), sums + j, c_stride);
     });
-    for (int64_t p = eights; p < block.k; p += 2)
-        for (int64_t j = 0; j < block.columns; j += load_columns)
-            add_pairs<1>(w + p * block.stride + j, block.stride, nullptr, 0, a + p, p + 1 == block.k,
-                         columns_of(block.columns - j), c + j);
 }
 
 }  // namespace
@@ -125,8 +142,9 @@ const FgemmKernels fgemm_avx512bf16 = {true,
                                        Vector::tile_rows,
                                        tile_columns,
                                        lanes,
+                                       Vector::stream_rows,
                                        {nullptr, nullptr, pack, nullptr, nullptr},
-                                       {nullptr, nullptr, row, nullptr, nullptr},
+                                       {nullptr, nullptr, stream, nullptr, nullptr},
                                        tile};
 
 }  // namespace moe

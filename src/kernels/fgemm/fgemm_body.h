@@ -1,5 +1,5 @@
 // The float matrix products in terms of vectors. Included by one file per instruction set, which defines before, in
-// an anonymous namespace of moe, a struct Vector with: Type, lanes, tile_rows, tile_vectors, fused; load, store,
+// an anonymous namespace of moe, a struct Vector with: Type, lanes, tile_rows, tile_vectors, stream_rows, fused; load, store,
 // broadcast(const float*), multiply_add(a, w, c); add, multiply, round_f16, round_bf16; from_f16, from_bf16, from_s8
 // (pointers to `lanes` values). And MOE_FGEMM_TABLE.
 #include <algorithm>
@@ -90,31 +90,36 @@ void pack(const WeightBlock& block, void* panel) {
     }
 }
 
-// c[0 .. vectors) += a * w over `rows` rows; `load(p, v)` yields a vector of weights, `fetch(p)` prefetches some.
-template <int vectors, class Load, class Fetch>
-inline void add_rows(int64_t rows, const float* a, float* c, Load&& load, Fetch&& fetch) {
-    Lanes sum[vectors];
-    for (int v = 0; v < vectors; ++v) sum[v] = Vector::load(c + v * lanes);
-    for (int64_t p = 0; p < rows; ++p) {
+// c[i][0 .. vectors) += a[i] * w over `count` rows of weights from column j on, i < rows; `fetch(p)` prefetches some.
+template <class Kind, int rows, int vectors, class Fetch>
+inline void add_columns(const WeightBlock& block, const typename Kind::Stored* w, int64_t j, int64_t count,
+                        const float* a, float* c, int64_t c_stride, Fetch&& fetch) {
+    Lanes sum[rows][vectors];
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; ++v) sum[i][v] = Vector::load(c + i * c_stride + j + v * lanes);
+    for (int64_t p = 0; p < count; ++p) {
         fetch(p);
-        const Lanes factor = Vector::broadcast(a + p);
-        for (int v = 0; v < vectors; ++v) sum[v] = Vector::multiply_add(factor, load(p, v), sum[v]);
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; ++v) {
+            const Lanes weights = Kind::load(w + p * block.stride + j + v * lanes, block, j + v * lanes);
+#pragma GCC unroll 8
+            for (int i = 0; i < rows; ++i)
+                sum[i][v] = Vector::multiply_add(Vector::broadcast(a + i * fgemm_row_stride + p), weights, sum[i][v]);
+        }
     }
-    for (int v = 0; v < vectors; ++v) Vector::store(c + v * lanes, sum[v]);
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; ++v) Vector::store(c + i * c_stride + j + v * lanes, sum[i][v]);
 }
 
 constexpr auto fetch_nothing = [](int64_t) {};
 
-template <class Kind>
-inline auto weights_at(const WeightBlock& block, const typename Kind::Stored* w, int64_t j) {
-    return [&block, w, j](int64_t p, int v) {
-        return Kind::load(w + p * block.stride + j + v * lanes, block, j + v * lanes);
-    };
-}
-
-template <class Kind>
+template <class Kind, int rows>
 inline void add_eight_rows(const WeightBlock& block, const typename Kind::Stored* w, const RowsAhead& ahead,
-                           const float* a, float* c) {
+                           const float* a, float* c, int64_t c_stride) {
     constexpr int vectors = line_bytes / (lanes * static_cast<int>(sizeof *w));
     static_assert(vectors > 0);
     constexpr int64_t step = vectors * lanes;
@@ -122,37 +127,44 @@ inline void add_eight_rows(const WeightBlock& block, const typename Kind::Stored
     for_each_stretch(w, block.stride, ahead, whole, [&](int64_t j, int64_t end, const auto* fetched, int64_t apart) {
         if (fetched == nullptr) {
             for (; j < end; j += step)
-                add_rows<vectors>(rows_at_once, a, c + j, weights_at<Kind>(block, w, j), fetch_nothing);
+                add_columns<Kind, rows, vectors>(block, w, j, rows_at_once, a, c, c_stride, fetch_nothing);
         } else {
             for (; j < end; j += step)
-                add_rows<vectors>(rows_at_once, a, c + j, weights_at<Kind>(block, w, j),
-                                  [&](int64_t p) { fetch_line(fetched + p * apart + j); });
+                add_columns<Kind, rows, vectors>(block, w, j, rows_at_once, a, c, c_stride,
+                                                 [&](int64_t p) { fetch_line(fetched + p * apart + j); });
         }
     });
     for (int64_t j = whole; j + lanes <= block.columns; j += lanes)
-        add_rows<1>(rows_at_once, a, c + j, weights_at<Kind>(block, w, j), fetch_nothing);
+        add_columns<Kind, rows, 1>(block, w, j, rows_at_once, a, c, c_stride, fetch_nothing);
 }
 
 template <class Kind>
-void row(const WeightBlock& block, const void* row_of_a, float* c) {
+void stream(const WeightBlock& block, int64_t rows, const void* rows_of_a, float* c, int64_t c_stride) {
     const auto* weights = static_cast<const typename Kind::Stored*>(block.data);
-    const auto* a = static_cast<const float*>(row_of_a);
+    const auto* a = static_cast<const float*>(rows_of_a);
     const int64_t row_bytes = block.stride * static_cast<int64_t>(sizeof *weights);
-    const int64_t eights = for_each_eight_rows(block, row_bytes, [&](int64_t p, const RowsAhead& ahead) {
-        add_eight_rows<Kind>(block, weights + p * block.stride, ahead, a + p, c);
-    });
     const int64_t whole = block.columns / lanes * lanes;
-    for (int64_t p = eights; p < block.k; ++p)
+    for_each_group(rows, [&](int64_t first, auto count) {
+        const float* own = a + first * fgemm_row_stride;
+        float* sums = c + first * c_stride;
+        const int64_t eights = for_each_eight_rows(block, row_bytes, [&](int64_t p, const RowsAhead& ahead) {
+            add_eight_rows<Kind, count>(block, weights + p * block.stride, ahead, own + p, sums, c_stride);
+        });
         for (int64_t j = 0; j < whole; j += lanes)
-            add_rows<1>(1, a + p, c + j, weights_at<Kind>(block, weights + p * block.stride, j), fetch_nothing);
-
+            add_columns<Kind, count, 1>(block, weights + eights * block.stride, j, block.k - eights, own + eights, sums,
+                                        c_stride, fetch_nothing);
+    });
     if (whole == block.columns) return;
     Rest<Kind> rest(block, whole);
-    float sum[lanes] = {};
-    std::memcpy(sum, c + whole, static_cast<size_t>(rest.columns) * sizeof(float));
-    add_rows<1>(
-        block.k, a, sum, [&](int64_t q, int) { return rest.load(weights + q * block.stride + whole); }, fetch_nothing);
-    std::memcpy(c + whole, sum, static_cast<size_t>(rest.columns) * sizeof(float));
+    for (int64_t i = 0; i < rows; ++i, a += fgemm_row_stride, c += c_stride) {
+        float last[lanes] = {};
+        std::memcpy(last, c + whole, static_cast<size_t>(rest.columns) * sizeof(float));
+        Lanes sum = Vector::load(last);
+        for (int64_t p = 0; p < block.k; ++p)
+            sum = Vector::multiply_add(Vector::broadcast(a + p), rest.load(weights + p * block.stride + whole), sum);
+        Vector::store(last, sum);
+        std::memcpy(c + whole, last, static_cast<size_t>(rest.columns) * sizeof(float));
+    }
 }
 
 }  // namespace
@@ -163,8 +175,9 @@ const FgemmKernels MOE_FGEMM_TABLE = {Vector::fused,
                                       Vector::tile_rows,
                                       tile_columns,
                                       lanes,
+                                      Vector::stream_rows,
                                       {pack<F32>, pack<F16>, pack<Bf16>, pack<S8F16>, pack<S8Bf16>},
-                                      {row<F32>, row<F16>, row<Bf16>, row<S8F16>, row<S8Bf16>},
+                                      {stream<F32>, stream<F16>, stream<Bf16>, stream<S8F16>, stream<S8Bf16>},
                                       tile};
 
 }  // namespace moe

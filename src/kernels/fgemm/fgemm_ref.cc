@@ -11,6 +11,7 @@ namespace {
 constexpr int ref_rows = 3;
 constexpr int ref_columns = 5;
 constexpr int ref_unit = 1;
+constexpr int ref_stream_rows = 2;
 
 float round_f16(float value) {
     return widen_f16(narrow_f16(value));
@@ -47,10 +48,13 @@ void pack(const WeightBlock& block, void* panel) {
 }
 
 template <WeightKind kind, bool fused>
-void row(const WeightBlock& block, const void* row_of_a, float* c) {
-    const auto* a = static_cast<const float*>(row_of_a);
-    for (int64_t j = 0; j < block.columns; ++j)
-        for (int64_t p = 0; p < block.k; ++p) c[j] = multiply_add<fused>(a[p], weight<kind>(block, p, j), c[j]);
+void stream(const WeightBlock& block, int64_t rows, const void* rows_of_a, float* c, int64_t c_stride) {
+    const auto* a = static_cast<const float*>(rows_of_a);
+    for (int64_t i = 0; i < rows; ++i)
+        for (int64_t j = 0; j < block.columns; ++j)
+            for (int64_t p = 0; p < block.k; ++p)
+                c[i * c_stride + j] =
+                    multiply_add<fused>(a[i * fgemm_row_stride + p], weight<kind>(block, p, j), c[i * c_stride + j]);
 }
 
 template <bool fused>
@@ -74,10 +78,11 @@ constexpr FgemmKernels table() {
             ref_rows,
             ref_columns,
             ref_unit,
+            ref_stream_rows,
             {pack<WeightKind::f32>, pack<WeightKind::f16>, pack<WeightKind::bf16>, pack<WeightKind::s8_f16>,
              pack<WeightKind::s8_bf16>},
-            {row<WeightKind::f32, fused>, row<WeightKind::f16, fused>, row<WeightKind::bf16, fused>,
-             row<WeightKind::s8_f16, fused>, row<WeightKind::s8_bf16, fused>},
+            {stream<WeightKind::f32, fused>, stream<WeightKind::f16, fused>, stream<WeightKind::bf16, fused>,
+             stream<WeightKind::s8_f16, fused>, stream<WeightKind::s8_bf16, fused>},
             tile<fused>};
 }
 
@@ -103,16 +108,18 @@ void pack_pairs(const WeightBlock& block, void* panel) {
             for (int64_t q = p; q < p + 2; ++q) *packed++ = q < block.k ? w[q * block.stride + j] : uint16_t{0};
 }
 
-void row_of_pairs(const WeightBlock& block, const void* row_of_a, float* c) {
-    const auto* a = static_cast<const uint16_t*>(row_of_a);
+void stream_pairs(const WeightBlock& block, int64_t rows, const void* rows_of_a, float* c, int64_t c_stride) {
+    const auto* a = static_cast<const uint16_t*>(rows_of_a);
     const auto* w = static_cast<const uint16_t*>(block.data);
-    for (int64_t j = 0; j < block.columns; ++j)
-        for (int64_t p = 0; p < block.k; p += 2) {
-            const bool both = p + 1 < block.k;
-            const uint16_t factors[2] = {a[p], both ? a[p + 1] : uint16_t{0}};
-            const uint16_t weights[2] = {w[p * block.stride + j], both ? w[(p + 1) * block.stride + j] : uint16_t{0}};
-            c[j] = add_pair(factors, weights, c[j]);
-        }
+    for (int64_t i = 0; i < rows; ++i, a += 2 * fgemm_row_stride, c += c_stride)
+        for (int64_t j = 0; j < block.columns; ++j)
+            for (int64_t p = 0; p < block.k; p += 2) {
+                const bool both = p + 1 < block.k;
+                const uint16_t factors[2] = {a[p], both ? a[p + 1] : uint16_t{0}};
+                const uint16_t weights[2] = {w[p * block.stride + j],
+                                             both ? w[(p + 1) * block.stride + j] : uint16_t{0}};
+                c[j] = add_pair(factors, weights, c[j]);
+            }
 }
 
 void tile_of_pairs(int64_t rows, int64_t columns, int64_t words, const void* rows_of_a, const void* panel, float* c,
@@ -140,8 +147,9 @@ const FgemmKernels fgemm_ref_pairs = {true,
                                       ref_rows,
                                       ref_columns,
                                       ref_unit,
+                                      ref_stream_rows,
                                       {nullptr, nullptr, pack_pairs, nullptr, nullptr},
-                                      {nullptr, nullptr, row_of_pairs, nullptr, nullptr},
+                                      {nullptr, nullptr, stream_pairs, nullptr, nullptr},
                                       tile_of_pairs};
 
 }  // namespace moe

@@ -1,5 +1,5 @@
 // The tile of the float matrix products in terms of vectors of words. Included by one file per instruction set, which
-// defines before, in an anonymous namespace of moe, a struct Vector with: Type, lanes, tile_rows, tile_vectors; load,
+// defines before, in an anonymous namespace of moe, a struct Vector with: Type, lanes, tile_rows, tile_vectors, stream_rows; load,
 // store, broadcast(const float*), multiply_add(a, w, c). Words are float32 or, where multiply_add takes them so, pairs of
 // bfloat16.
 #include <algorithm>
@@ -13,8 +13,9 @@ constexpr int lanes = Vector::lanes;
 constexpr int tile_vectors = Vector::tile_vectors;
 constexpr int tile_columns = lanes * tile_vectors;
 static_assert(Vector::tile_rows <= fgemm_max_rows && tile_columns <= fgemm_max_columns);
+static_assert(Vector::stream_rows <= fgemm_max_stream_rows);
 
-// A row of a is streamed past this many rows of weights at a time, a cache line of each, while others are on their way:
+// Rows of a are streamed past this many rows of weights at a time, a cache line of each, while others are on their way:
 // memory is fastest with several streams and no bursts, and the processor's own prefetching starts anew in every page.
 constexpr int rows_at_once = 8;
 constexpr int line_bytes = 64;
@@ -73,6 +74,14 @@ void fetch(FgemmAhead& ahead) {
         ahead.line += rows_at_once * ahead.stride - ahead.row_lines * line_bytes;
         ahead.rows -= rows_at_once;
     }
+}
+
+// Calls visit(i, count) for `rows` rows in as few groups as may be; count, at most Vector::stream_rows, is known to the
+// compiler.
+template <int most = Vector::stream_rows, class Visit>
+inline void for_each_group(int64_t rows, Visit&& visit, int64_t first = 0) {
+    for (; rows - first >= most; first += most) visit(first, std::integral_constant<int, most>());
+    if constexpr (most > 1) for_each_group<most - 1>(rows, visit, first);
 }
 
 // Indices as template arguments and not as loops: GCC keeps arrays that it indexes in a loop in memory as well.
