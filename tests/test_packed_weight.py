@@ -101,7 +101,7 @@ def test_same_bits_on_every_instruction_set(made_for, int4, k):
         assert packed.is_current
     for used_on in instruction_sets():
         with isa_limit(used_on):
-            for groups in ([1, 2, 1], [3, 4, 0], [13, 5, 22]):
+            for groups in ([1, 2, 1], [3, 4, 0], [13, 5, 22], [12, 24, 25]):
                 assert_same_results(w, packed, int4, sum(groups), k, n, e, groups)
             again = pack(packed)
             assert again.is_current

@@ -82,8 +82,8 @@ inline int64_t ffn_batch_rows(int64_t rows, int64_t row_bytes, int64_t threads) 
 }
 
 // Calls body(thread, block) for blocks that cover the rows [first, last) and `columns` columns. Cuts columns at multiples
-// of `panel`, and into blocks that fit those who stream up to `stream_rows` rows. Each thread gets one run of (expert, rows, panel) whose rows, and with them operations, are as many as
-// everyone's; `k` is the length of the sums.
+// of `panel`; blocks of up to `stream_rows` rows are wide. Each thread gets one run of (expert, rows, panel) whose rows,
+// and with them operations, are as many as everyone's; `k` is the length of the sums.
 template <class Body>
 void for_each_ffn_block(int threads, const FfnRows& all, int64_t first, int64_t last, int64_t columns, int64_t k,
                         int64_t panel, int64_t stream_rows, Body&& body) {
@@ -115,13 +115,35 @@ void for_each_ffn_block(int threads, const FfnRows& all, int64_t first, int64_t 
     });
 }
 
+// Rows of memory, `stride` bytes apart.
+struct FfnRowsBehind {
+    const char* first = nullptr;
+    int64_t stride = 0;
+    int64_t rows = 0;
+    int64_t row_bytes = 0;
+};
+
+// The weights (experts, k, n) that are packed after those of rows below `next_k`: at most `most` rows from there on; after
+// the last row, the first rows of the columns to the right.
+inline FfnRowsBehind ffn_weights_behind(const char* weights, int64_t item_size, int64_t k, int64_t n,
+                                        const FfnBlock& block, int64_t column, int64_t next_k, int64_t most) {
+    if (next_k == k) {
+        next_k = 0;
+        column += block.columns;
+    }
+    const int64_t columns = std::min(block.columns, n - column);
+    if (columns <= 0) return {};
+    const char* first = weights + ((block.expert * k + next_k) * n + column) * item_size;
+    return {first, n * item_size, std::min(most, k - next_k), columns * item_size};
+}
+
 // Brings rows of memory into the cache while something else is computed, a few lines at each of `calls` calls.
 class FfnPrefetch {
   public:
     FfnPrefetch() = default;
-    FfnPrefetch(const char* first, int64_t stride, int64_t rows, int64_t row_bytes, int64_t calls)
-        : row_(first), stride_(stride), lines_per_row_(ceil_divide(row_bytes, cache_line)) {
-        left_ = rows * lines_per_row_;
+    FfnPrefetch(const FfnRowsBehind& behind, int64_t calls)
+        : row_(behind.first), stride_(behind.stride), lines_per_row_(ceil_divide(behind.row_bytes, cache_line)) {
+        left_ = behind.rows * lines_per_row_;
         lines_per_call_ = ceil_divide(left_, calls);
     }
 
@@ -145,19 +167,5 @@ class FfnPrefetch {
     int64_t line_ = 0;
     int64_t left_ = 0;
 };
-
-// The weights (experts, k, n) that are packed after those of rows below `next_k`: the rows from there on; after the
-// last row, the first rows of the columns to the right.
-inline FfnPrefetch ffn_weights_behind(const char* weights, int64_t item_size, int64_t k, int64_t n,
-                                      const FfnBlock& block, int64_t column, int64_t next_k, int64_t calls) {
-    if (next_k == k) {
-        next_k = 0;
-        column += block.columns;
-    }
-    const int64_t columns = std::min(block.columns, n - column);
-    if (columns <= 0) return {};
-    const char* first = weights + ((block.expert * k + next_k) * n + column) * item_size;
-    return {first, n * item_size, std::min(ffn_block_k, k - next_k), columns * item_size, calls};
-}
 
 }  // namespace moe

@@ -10,7 +10,7 @@
 namespace moe {
 namespace {
 
-// Rows of weights streamed at a time: they stay in the cache for the few rows of x.
+// Rows of weights streamed at a time.
 constexpr int64_t stream_k = 64;
 constexpr int64_t largest_line = std::max(ffn_stream_columns, ffn_block_columns);
 // Of a panel, in words of four bytes.
@@ -72,12 +72,12 @@ WeightKind kind_of(Dtype weight, Dtype x) {
     }
 }
 
-// `rows` rows of memory of `row_bytes` bytes, `stride` apart.
-FgemmAhead rows_ahead(const char* first, int64_t stride, int64_t rows, int64_t row_bytes) {
+// Brings them into the cache during `units` times fgemm_unit words of tiles.
+FgemmAhead ahead_of(const FfnRowsBehind& behind, int64_t units) {
     constexpr int64_t line = 64;
-    const auto before = static_cast<int64_t>(reinterpret_cast<uintptr_t>(first) % line);
-    const int64_t row_lines = ceil_divide(before + row_bytes, line);
-    return {first - before, stride, rows, row_lines, 0};
+    const auto before = static_cast<int64_t>(reinterpret_cast<uintptr_t>(behind.first) % line);
+    const int64_t row_lines = ceil_divide(before + behind.row_bytes, line);
+    return {behind.first - before, behind.stride, behind.rows, row_lines, ceil_divide(behind.rows * row_lines, units)};
 }
 
 const FgemmKernels& kernels_for(Dtype weight) {
@@ -110,9 +110,10 @@ class Products {
             problem.groups2};
     }
 
+    // Up to this many rows weights are streamed.
+    int64_t stream_rows() const { return fgemm_.stream_rows[index(weight1_.kind)]; }
     // At what multiples columns may be cut. Streamed weights have no panels, but lines of memory.
-    int64_t stream_rows() const { return fgemm_.stream_rows; }
-    int64_t panel() const { return problem_.rows <= fgemm_.stream_rows ? 32 : fgemm_.nr; }
+    int64_t panel() const { return problem_.rows <= stream_rows() ? 32 : fgemm_.nr; }
 
     // `hidden` begins with row `hidden_row`.
     void first(const FfnBlock& block, int64_t hidden_row, char* hidden, const Scratch& scratch) const {
@@ -172,7 +173,7 @@ class Products {
                 visit(i, j, std::min(piece_columns, block.columns - j), j * block.rows + i * stride);
     }
 
-    bool streamed(const FfnBlock& block) const { return block.rows <= fgemm_.stream_rows; }
+    bool streamed(const FfnBlock& block) const { return block.rows <= stream_rows(); }
 
     // Sums of the block's rows with columns [column, column + block.columns) of the weights.
     void product(const Rows& a, const Weights& w, const FfnBlock& block, int64_t column, const Scratch& scratch,
@@ -208,9 +209,12 @@ class Products {
             const int64_t words = ceil_divide(count, k_of_word());
             load_rows(a, block, k, count, scratch.rows);
             const int64_t calls = tiles * ceil_divide(block.columns, nr);
-            FfnPrefetch next_rows = rows_behind(a, block, k + count, step, calls);
-            FgemmAhead ahead = weights_behind(w, block, column, k + count, step);
-            ahead.count = ceil_divide(ahead.rows * ahead.row_lines, calls * ceil_divide(words, fgemm_unit));
+            FfnPrefetch next_rows(rows_behind(a, block, k + count, step), calls);
+            FfnRowsBehind next_weights;
+            if (w.dtype != MOE_INT4)
+                next_weights =
+                    ffn_weights_behind(w.data, moe_dtype_size(w.dtype), w.k, w.n, block, column, k + count, step);
+            FgemmAhead ahead = ahead_of(next_weights, calls * ceil_divide(words, fgemm_unit));
             for (int64_t j = 0; j < block.columns; j += nr) {
                 const int64_t columns = std::min(nr, block.columns - j);
                 const int64_t width = ceil_divide(columns, fgemm_.unit) * fgemm_.unit;
@@ -245,25 +249,10 @@ class Products {
         }
     }
 
-    // The weights that are packed after those of rows below k: the rows from there on; after the last row, the first rows
-    // of the columns to the right.
-    static FgemmAhead weights_behind(const Weights& w, const FfnBlock& block, int64_t column, int64_t k, int64_t step) {
-        if (w.dtype == MOE_INT4) return {};
-        if (k == w.k) {
-            column += block.columns;
-            k = 0;
-        }
-        const int64_t columns = std::min(block.columns, w.n - column);
-        if (columns <= 0) return {};
-        const int64_t item = moe_dtype_size(w.dtype);
-        return rows_ahead(w.data + ((block.expert * w.k + k) * w.n + column) * item, w.n * item,
-                          std::min(step, w.k - k), columns * item);
-    }
-
     // The rows of a that are loaded for the next rows of weights.
-    static FfnPrefetch rows_behind(const Rows& a, const FfnBlock& block, int64_t k, int64_t step, int64_t calls) {
+    static FfnRowsBehind rows_behind(const Rows& a, const FfnBlock& block, int64_t k, int64_t step) {
         const int64_t item = moe_dtype_size(a.dtype);
-        return {a.at(block.row, k), a.k * item, block.rows, std::min(step, a.k - k) * item, calls};
+        return {a.at(block.row, k), a.k * item, block.rows, std::min(step, a.k - k) * item};
     }
 
     static int index(WeightKind kind) { return static_cast<int>(kind); }
@@ -333,6 +322,7 @@ void FfnFloat::book(const FfnProblem& problem, bool int4, Ledger& ledger) {
         hidden_bytes = std::numeric_limits<int64_t>::max();
     sums_size_ = ffn_block_sums(problem.rows, fgemm_max_stream_rows) + fgemm_max_stream_rows * sums_gap;
     rows_size_ = std::min(problem.rows, ffn_block_rows) * fgemm_row_stride;
+    // A single row is streamed by every table; which one runs is known no sooner than then.
     packed_size_ = problem.rows > 1 ? packed_size : 0;
     hidden_ = ledger.book("hidden", static_cast<uint64_t>(hidden_bytes));
     packed_ = ledger.book<uint32_t>("packed weights", threads * packed_size_);

@@ -9,9 +9,9 @@
 namespace moe {
 namespace {
 
-// Rows of weights streamed at a time: they stay in the cache for the few rows of x.
 // Up to this many rows weights are streamed.
 constexpr int64_t stream_rows = 3;
+// Rows of weights streamed at a time: they stay in the cache for the few rows of x.
 constexpr int64_t stream_k = 64;
 constexpr int64_t largest_line = std::max(ffn_stream_columns, ffn_block_columns);
 constexpr int64_t rows_size = qgemm_max_rows * ffn_block_k * qgemm_packed_item;
@@ -110,8 +110,9 @@ class Products {
                     qgemm_.row(weights + p * n, n, count, block.columns, rows + i * k, scratch.sums + i * stride);
             } else {
                 const int64_t tiles = ceil_divide(block.rows, qgemm_.mr) * panels;
-                FfnPrefetch ahead = ffn_weights_behind(reinterpret_cast<const char*>(w), 1, k, n, block, block.column,
-                                                       p + count, tiles);
+                FfnPrefetch ahead(ffn_weights_behind(reinterpret_cast<const char*>(w), 1, k, n, block, block.column,
+                                                     p + count, ffn_block_k),
+                                  tiles);
                 multiply_packed(rows, k, weights + p * n, n, count, block, stride, scratch, ahead);
             }
             p += count;

@@ -15,8 +15,8 @@ constexpr int64_t largest_stream = 64 * 1024;
 constexpr int64_t streamed_plain_k = 64;
 // So many rows of x stream plain weights of int8, which are interleaved anew for each.
 constexpr int64_t most_streamed_rows = 3;
-// Tiles that take panels of tiled weights in turn: for the second one they come from the second-level cache. For more,
-// packing the panels pays.
+// Tiles that take panels of tiled weights in turn: for the second one they come from the second-level cache. More tiles
+// had better find a panel in the first-level cache.
 constexpr int64_t most_tiles_in_turn = 2;
 // Rows of a batch, packed, and what the caller keeps of them, for each thread. More would save nothing: a batch that
 // reads a weight again has many rows for it.

@@ -231,7 +231,7 @@ TEST_CASE("every table gives the bits of the plain loops, packed and streamed") 
 
 TEST_CASE("any number of rows is streamed") {
     for_each_table([&](const FgemmKernels& kernels, const FgemmKernels& reference) {
-        CHECK(kernels.stream_rows <= fgemm_max_stream_rows);
+        for (const int rows : kernels.stream_rows) CHECK((1 <= rows && rows <= fgemm_max_stream_rows));
         constexpr int64_t most = 2 * fgemm_max_stream_rows + 1;
         for (const WeightKind kind : kinds) {
             const Problem problem(kind, 20, 70);
@@ -253,11 +253,14 @@ TEST_CASE("rows of less and of more than a page are streamed") {
     for_each_table([&](const FgemmKernels& kernels, const FgemmKernels& reference) {
         for (const int64_t columns : {300, 700, 2200}) {
             CAPTURE(columns);
-            const Problem problem(WeightKind::f16, fgemm_max_words, columns);
-            const std::vector<float> a = normal(2 * fgemm_max_words, 5);
-            const std::vector<float> c = normal(2 * columns, 6);
+            Problem problem(WeightKind::f16, 200, columns);
+            // The other rows follow, and are prefetched.
+            problem.k = problem.block.k = fgemm_max_words;
+            problem.block.rows_behind = 200 - problem.k;
+            const std::vector<float> a = normal(9 * problem.k, 5);
+            const std::vector<float> c = normal(9 * columns, 6);
             CHECK(
-                same_bits(streamed_product(kernels, problem, a, 2, c), streamed_product(reference, problem, a, 2, c)));
+                same_bits(streamed_product(kernels, problem, a, 9, c), streamed_product(reference, problem, a, 9, c)));
         }
     });
 }

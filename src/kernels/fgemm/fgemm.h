@@ -1,7 +1,7 @@
 // Blocks of float32 matrix products c += a * w, with weights of several stored types.
 //
 // Every element of c is one float32 accumulator, to which its products are added in ascending k. A long k may
-// therefore be cut into blocks, rows and columns into tiles, and one row may be streamed past weights that are not
+// therefore be cut into blocks, rows and columns into tiles, and rows may be streamed past weights that are not
 // packed: the result is the same. Tables with `fused` round once per product and sum (FMA), the others twice; tables
 // that agree in `fused` give the same bits.
 //
@@ -35,8 +35,8 @@ struct WeightBlock {
     int64_t rows_behind = 0;  // that follow in memory and are wanted next
 };
 
-// Rows of memory that tiles bring into the cache while they compute, about `count` lines for every fgemm_unit words of
-// a row of theirs. Eight rows, `stride` bytes apart, take turns: memory is fastest with several streams.
+// Rows of memory that tiles bring into the cache while they compute, about `count` lines for every fgemm_unit words that
+// a tile is long. Eight rows, `stride` bytes apart, take turns: memory is fastest with several streams.
 struct FgemmAhead {
     const char* line;  // of the first of these rows
     int64_t stride;
@@ -53,8 +53,8 @@ struct FgemmKernels {
     int mr;    // rows of a tile, at most fgemm_max_rows
     int nr;    // columns of a tile and of a packed panel, at most fgemm_max_columns
     int unit;  // panels with fewer columns are filled up with zeros to a multiple of it
-    // So many rows are better streamed than packed for, at most fgemm_max_stream_rows.
-    int stream_rows;
+    // By WeightKind. So many rows are better streamed than packed for, at most fgemm_max_stream_rows.
+    int stream_rows[weight_kinds];
 
     // By WeightKind; null for the kinds that the table has not. Converts a block of at most nr columns to a panel: its
     // rows side by side as float32, or its pairs of rows as pairs of bfloat16.

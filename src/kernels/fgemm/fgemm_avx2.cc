@@ -12,7 +12,6 @@ struct Vector {
     // 12 accumulators, 2 vectors of weights, a factor: 15 of the 16 registers.
     static constexpr int tile_rows = 6;
     static constexpr int tile_vectors = 2;
-    static constexpr int stream_rows = 3;
     static constexpr bool fused = true;
 
     static Type load(const float* source) { return _mm256_loadu_ps(source); }

@@ -12,7 +12,6 @@ struct Vector {
     // 24 accumulators, 4 vectors of weights, a factor. Closer to a square than 12 x 2: fewer loads for the same sums.
     static constexpr int tile_rows = 6;
     static constexpr int tile_vectors = 4;
-    static constexpr int stream_rows = 8;
     static constexpr bool fused = true;
 
     static Type load(const float* source) { return _mm512_loadu_ps(source); }

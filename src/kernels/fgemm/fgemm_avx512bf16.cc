@@ -16,7 +16,6 @@ struct Vector {
     // 24 accumulators, 4 vectors of weights, a pair.
     static constexpr int tile_rows = 6;
     static constexpr int tile_vectors = 4;
-    static constexpr int stream_rows = 8;
 
     static Type load(const float* source) { return (Type)_mm512_loadu_ps(source); }
     static void store(float* target, Type value) { _mm512_storeu_ps(target, (__m512)value); }
@@ -74,8 +73,10 @@ void pack(const WeightBlock& block, void* panel) {
     }
 }
 
+constexpr int together = rows_together(load_columns / lanes);
+
 // c[i][0 .. 32) += a[i] * w for the columns of a mask and `pairs` pairs of rows, of the last one perhaps only the upper
-// row. Prefetches a line for each row, `apart` elements apart, unless `fetched` is null.
+// row. Prefetches a line for each row, `apart` elements apart.
 template <int rows, int pairs>
 inline void add_pairs(const uint16_t* w, int64_t stride, const uint16_t* fetched, int64_t apart, const uint16_t* a,
                       bool half, __mmask32 columns, float* c, int64_t c_stride) {
@@ -89,10 +90,8 @@ inline void add_pairs(const uint16_t* w, int64_t stride, const uint16_t* fetched
         high[i] = (Lanes)_mm512_maskz_loadu_ps(right, c + i * c_stride + lanes);
     }
     for (int p = 0; p < pairs; ++p, w += 2 * stride, a += 2) {
-        if (fetched != nullptr) {
-            fetch_line(fetched + 2 * p * apart);
-            fetch_line(fetched + (2 * p + 1) * apart);
-        }
+        fetch_line(fetched + 2 * p * apart);
+        fetch_line(fetched + (2 * p + 1) * apart);
         const Pairs both = interleave(w, half ? nullptr : w + stride, columns);
 #pragma GCC unroll 8
         for (int i = 0; i < rows; ++i) {
@@ -114,7 +113,7 @@ void stream(const WeightBlock& block, int64_t rows, const void* rows_of_a, float
     const auto* w = static_cast<const uint16_t*>(block.data);
     const auto* a = static_cast<const uint16_t*>(rows_of_a);
     const int64_t row_bytes = block.stride * static_cast<int64_t>(sizeof *w);
-    for_each_group(rows, [&](int64_t first, auto count) {
+    for_each_group<together>(rows, [&](int64_t first, auto count) {
         const uint16_t* own = a + 2 * first * fgemm_row_stride;
         float* sums = c + first * c_stride;
         const int64_t eights = for_each_eight_rows(block, row_bytes, [&](int64_t p, const RowsAhead& ahead) {
@@ -122,15 +121,15 @@ void stream(const WeightBlock& block, int64_t rows, const void* rows_of_a, float
             for_each_stretch(eight, block.stride, ahead, block.columns,
                              [&](int64_t j, int64_t end, const uint16_t* fetched, int64_t apart) {
                                  for (; j < end; j += load_columns)
-                                     add_pairs<count, rows_at_once / 2>(
-                                         eight + j, block.stride, fetched == nullptr ? nullptr : fetched + j, apart,
-                                         own + p, false, columns_of(block.columns - j), sums + j, c_stride);
+                                     add_pairs<count, rows_at_once / 2>(eight + j, block.stride, fetched + j, apart,
+                                                                        own + p, false, columns_of(block.columns - j),
+                                                                        sums + j, c_stride);
                              });
         });
         for (int64_t p = eights; p < block.k; p += 2)
             for (int64_t j = 0; j < block.columns; j += load_columns)
-                add_pairs<count, 1>(w + p * block.stride + j, block.stride, nullptr, 0, own + p, p + 1 == block.k,
-                                    columns_of(block.columns - j), sums + j, c_stride);
+                add_pairs<count, 1>(w + p * block.stride + j, block.stride, w + p * block.stride + j, 0, own + p,
+                                    p + 1 == block.k, columns_of(block.columns - j), sums + j, c_stride);
     });
 }
 
@@ -142,7 +141,7 @@ const FgemmKernels fgemm_avx512bf16 = {true,
                                        Vector::tile_rows,
                                        tile_columns,
                                        lanes,
-                                       Vector::stream_rows,
+                                       {0, 0, together, 0, 0},
                                        {nullptr, nullptr, pack, nullptr, nullptr},
                                        {nullptr, nullptr, stream, nullptr, nullptr},
                                        tile};

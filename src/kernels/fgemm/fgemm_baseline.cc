@@ -10,7 +10,6 @@ struct Vector {
     static constexpr int lanes = 4;
     static constexpr int tile_rows = 4;
     static constexpr int tile_vectors = 2;
-    static constexpr int stream_rows = 3;
     static constexpr bool fused = false;
 
     static Type load(const float* source) {

@@ -1,5 +1,5 @@
 // The float matrix products in terms of vectors. Included by one file per instruction set, which defines before, in
-// an anonymous namespace of moe, a struct Vector with: Type, lanes, tile_rows, tile_vectors, stream_rows, fused; load, store,
+// an anonymous namespace of moe, a struct Vector with: Type, lanes, tile_rows, tile_vectors, fused; load, store,
 // broadcast(const float*), multiply_add(a, w, c); add, multiply, round_f16, round_bf16; from_f16, from_bf16, from_s8
 // (pointers to `lanes` values). And MOE_FGEMM_TABLE.
 #include <algorithm>
@@ -117,22 +117,19 @@ inline void add_columns(const WeightBlock& block, const typename Kind::Stored* w
 
 constexpr auto fetch_nothing = [](int64_t) {};
 
+template <class Kind>
+constexpr int line_vectors = line_bytes / (lanes * static_cast<int>(sizeof(typename Kind::Stored)));
+
 template <class Kind, int rows>
 inline void add_eight_rows(const WeightBlock& block, const typename Kind::Stored* w, const RowsAhead& ahead,
                            const float* a, float* c, int64_t c_stride) {
-    constexpr int vectors = line_bytes / (lanes * static_cast<int>(sizeof *w));
-    static_assert(vectors > 0);
+    constexpr int vectors = line_vectors<Kind>;
     constexpr int64_t step = vectors * lanes;
     const int64_t whole = block.columns / step * step;
     for_each_stretch(w, block.stride, ahead, whole, [&](int64_t j, int64_t end, const auto* fetched, int64_t apart) {
-        if (fetched == nullptr) {
-            for (; j < end; j += step)
-                add_columns<Kind, rows, vectors>(block, w, j, rows_at_once, a, c, c_stride, fetch_nothing);
-        } else {
-            for (; j < end; j += step)
-                add_columns<Kind, rows, vectors>(block, w, j, rows_at_once, a, c, c_stride,
-                                                 [&](int64_t p) { fetch_line(fetched + p * apart + j); });
-        }
+        for (; j < end; j += step)
+            add_columns<Kind, rows, vectors>(block, w, j, rows_at_once, a, c, c_stride,
+                                             [&](int64_t p) { fetch_line(fetched + p * apart + j); });
     });
     for (int64_t j = whole; j + lanes <= block.columns; j += lanes)
         add_columns<Kind, rows, 1>(block, w, j, rows_at_once, a, c, c_stride, fetch_nothing);
@@ -144,13 +141,13 @@ void stream(const WeightBlock& block, int64_t rows, const void* rows_of_a, float
     const auto* a = static_cast<const float*>(rows_of_a);
     const int64_t row_bytes = block.stride * static_cast<int64_t>(sizeof *weights);
     const int64_t whole = block.columns / lanes * lanes;
-    for_each_group(rows, [&](int64_t first, auto count) {
+    for_each_group<rows_together(line_vectors<Kind>)>(rows, [&](int64_t first, auto count) {
         const float* own = a + first * fgemm_row_stride;
         float* sums = c + first * c_stride;
         const int64_t eights = for_each_eight_rows(block, row_bytes, [&](int64_t p, const RowsAhead& ahead) {
             add_eight_rows<Kind, count>(block, weights + p * block.stride, ahead, own + p, sums, c_stride);
         });
-        for (int64_t j = 0; j < whole; j += lanes)
+        for (int64_t j = 0; j < whole && eights < block.k; j += lanes)
             add_columns<Kind, count, 1>(block, weights + eights * block.stride, j, block.k - eights, own + eights, sums,
                                         c_stride, fetch_nothing);
     });
@@ -170,14 +167,16 @@ void stream(const WeightBlock& block, int64_t rows, const void* rows_of_a, float
 }  // namespace
 
 extern const FgemmKernels MOE_FGEMM_TABLE;
-const FgemmKernels MOE_FGEMM_TABLE = {Vector::fused,
-                                      false,
-                                      Vector::tile_rows,
-                                      tile_columns,
-                                      lanes,
-                                      Vector::stream_rows,
-                                      {pack<F32>, pack<F16>, pack<Bf16>, pack<S8F16>, pack<S8Bf16>},
-                                      {stream<F32>, stream<F16>, stream<Bf16>, stream<S8F16>, stream<S8Bf16>},
-                                      tile};
+const FgemmKernels MOE_FGEMM_TABLE = {
+    Vector::fused,
+    false,
+    Vector::tile_rows,
+    tile_columns,
+    lanes,
+    {rows_together(line_vectors<F32>), rows_together(line_vectors<F16>), rows_together(line_vectors<Bf16>),
+     rows_together(line_vectors<S8F16>), rows_together(line_vectors<S8Bf16>)},
+    {pack<F32>, pack<F16>, pack<Bf16>, pack<S8F16>, pack<S8Bf16>},
+    {stream<F32>, stream<F16>, stream<Bf16>, stream<S8F16>, stream<S8Bf16>},
+    tile};
 
 }  // namespace moe

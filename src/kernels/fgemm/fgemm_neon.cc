@@ -13,7 +13,6 @@ struct Vector {
     // 24 accumulators, 4 vectors of weights, a factor: 29 of the 32 registers.
     static constexpr int tile_rows = 6;
     static constexpr int tile_vectors = 4;
-    static constexpr int stream_rows = 3;
     static constexpr bool fused = true;
 
     static Type load(const float* source) { return vld1q_f32(source); }

@@ -78,7 +78,7 @@ constexpr FgemmKernels table() {
             ref_rows,
             ref_columns,
             ref_unit,
-            ref_stream_rows,
+            {ref_stream_rows, ref_stream_rows, ref_stream_rows, ref_stream_rows, ref_stream_rows},
             {pack<WeightKind::f32>, pack<WeightKind::f16>, pack<WeightKind::bf16>, pack<WeightKind::s8_f16>,
              pack<WeightKind::s8_bf16>},
             {stream<WeightKind::f32, fused>, stream<WeightKind::f16, fused>, stream<WeightKind::bf16, fused>,
@@ -142,14 +142,15 @@ extern const FgemmKernels fgemm_ref_fused;
 extern const FgemmKernels fgemm_ref_pairs;
 const FgemmKernels fgemm_ref = table<false>();
 const FgemmKernels fgemm_ref_fused = table<true>();
-const FgemmKernels fgemm_ref_pairs = {true,
-                                      true,
-                                      ref_rows,
-                                      ref_columns,
-                                      ref_unit,
-                                      ref_stream_rows,
-                                      {nullptr, nullptr, pack_pairs, nullptr, nullptr},
-                                      {nullptr, nullptr, stream_pairs, nullptr, nullptr},
-                                      tile_of_pairs};
+const FgemmKernels fgemm_ref_pairs = {
+    true,
+    true,
+    ref_rows,
+    ref_columns,
+    ref_unit,
+    {ref_stream_rows, ref_stream_rows, ref_stream_rows, ref_stream_rows, ref_stream_rows},
+    {nullptr, nullptr, pack_pairs, nullptr, nullptr},
+    {nullptr, nullptr, stream_pairs, nullptr, nullptr},
+    tile_of_pairs};
 
 }  // namespace moe

@@ -1,8 +1,9 @@
 // The tile of the float matrix products in terms of vectors of words. Included by one file per instruction set, which
-// defines before, in an anonymous namespace of moe, a struct Vector with: Type, lanes, tile_rows, tile_vectors, stream_rows; load,
+// defines before, in an anonymous namespace of moe, a struct Vector with: Type, lanes, tile_rows, tile_vectors; load,
 // store, broadcast(const float*), multiply_add(a, w, c). Words are float32 or, where multiply_add takes them so, pairs of
 // bfloat16.
 #include <algorithm>
+#include <type_traits>
 #include <utility>
 
 namespace moe {
@@ -13,7 +14,6 @@ constexpr int lanes = Vector::lanes;
 constexpr int tile_vectors = Vector::tile_vectors;
 constexpr int tile_columns = lanes * tile_vectors;
 static_assert(Vector::tile_rows <= fgemm_max_rows && tile_columns <= fgemm_max_columns);
-static_assert(Vector::stream_rows <= fgemm_max_stream_rows);
 
 // Rows of a are streamed past this many rows of weights at a time, a cache line of each, while others are on their way:
 // memory is fastest with several streams and no bursts, and the processor's own prefetching starts anew in every page.
@@ -51,8 +51,9 @@ inline int64_t for_each_eight_rows(const WeightBlock& block, int64_t row_bytes, 
 }
 
 // Cuts the columns of eight rows into stretches and calls visit(begin, end, fetched, apart) for each: with column j,
-// lines at fetched + p * apart + j are to be prefetched, 0 <= p < 8; none when fetched is null. Rows that are a page
-// apart themselves are prefetched some lines ahead, the next ones meet only their last columns.
+// lines at fetched + p * apart + j are to be prefetched, 0 <= p < 8. Rows that are a page apart themselves are
+// prefetched some lines ahead, and the next eight during the last columns. Where no rows follow, the lines are those
+// that are read anyway.
 template <class T, class Visit>
 inline void for_each_stretch(const T* w, int64_t stride, const RowsAhead& ahead, int64_t columns, Visit&& visit) {
     constexpr int64_t line = line_bytes / static_cast<int64_t>(sizeof *w);
@@ -61,12 +62,15 @@ inline void for_each_stretch(const T* w, int64_t stride, const RowsAhead& ahead,
     if (ahead.follow)
         visit(within, columns, w + ahead.first * stride - within, ahead.apart * stride);
     else
-        visit(within, columns, static_cast<const T*>(nullptr), 0);
+        visit(within, columns, w, stride);
 }
 
 void fetch(FgemmAhead& ahead) {
-    for (ahead.due += ahead.count; ahead.due >= rows_at_once && ahead.rows > 0; ahead.due -= rows_at_once) {
+    ahead.due += ahead.count;
+    while (ahead.rows > 0) {
         const int64_t rows = std::min<int64_t>(rows_at_once, ahead.rows);
+        if (ahead.due < rows) return;
+        ahead.due -= rows;
         for (int64_t i = 0; i < rows; ++i) __builtin_prefetch(ahead.line + i * ahead.stride, 0, 2);
         ahead.line += line_bytes;
         if (++ahead.done < ahead.row_lines) continue;
@@ -76,9 +80,13 @@ void fetch(FgemmAhead& ahead) {
     }
 }
 
-// Calls visit(i, count) for `rows` rows in as few groups as may be; count, at most Vector::stream_rows, is known to the
-// compiler.
-template <int most = Vector::stream_rows, class Visit>
+// Rows of a that are streamed together past lines of `vectors` vectors of weights: no more sums than a tile has.
+constexpr int rows_together(int vectors) {
+    return std::clamp(Vector::tile_rows * tile_vectors / vectors, 1, fgemm_max_stream_rows);
+}
+
+// Calls visit(i, count) for `rows` rows in as few groups as may be; count, at most `most`, is known to the compiler.
+template <int most, class Visit>
 inline void for_each_group(int64_t rows, Visit&& visit, int64_t first = 0) {
     for (; rows - first >= most; first += most) visit(first, std::integral_constant<int, most>());
     if constexpr (most > 1) for_each_group<most - 1>(rows, visit, first);
