@@ -95,23 +95,17 @@ template <class Kind, int rows, int vectors, class Fetch>
 inline void add_columns(const WeightBlock& block, const typename Kind::Stored* w, int64_t j, int64_t count,
                         const float* a, float* c, int64_t c_stride, Fetch&& fetch) {
     Lanes sum[rows][vectors];
-#pragma GCC unroll 8
     for (int i = 0; i < rows; ++i)
-#pragma GCC unroll 8
         for (int v = 0; v < vectors; ++v) sum[i][v] = Vector::load(c + i * c_stride + j + v * lanes);
     for (int64_t p = 0; p < count; ++p) {
         fetch(p);
-#pragma GCC unroll 8
         for (int v = 0; v < vectors; ++v) {
             const Lanes weights = Kind::load(w + p * block.stride + j + v * lanes, block, j + v * lanes);
-#pragma GCC unroll 8
             for (int i = 0; i < rows; ++i)
                 sum[i][v] = Vector::multiply_add(Vector::broadcast(a + i * fgemm_row_stride + p), weights, sum[i][v]);
         }
     }
-#pragma GCC unroll 8
     for (int i = 0; i < rows; ++i)
-#pragma GCC unroll 8
         for (int v = 0; v < vectors; ++v) Vector::store(c + i * c_stride + j + v * lanes, sum[i][v]);
 }
 
