@@ -140,7 +140,6 @@ inline FfnRowsBehind ffn_weights_behind(const char* weights, int64_t item_size, 
 // Brings rows of memory into the cache while something else is computed, a few lines at each of `calls` calls.
 class FfnPrefetch {
   public:
-    FfnPrefetch() = default;
     FfnPrefetch(const FfnRowsBehind& behind, int64_t calls)
         : row_(behind.first), stride_(behind.stride), lines_per_row_(ceil_divide(behind.row_bytes, cache_line)) {
         left_ = behind.rows * lines_per_row_;

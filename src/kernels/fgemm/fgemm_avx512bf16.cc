@@ -127,9 +127,11 @@ void stream(const WeightBlock& block, int64_t rows, const void* rows_of_a, float
                              });
         });
         for (int64_t p = eights; p < block.k; p += 2)
-            for (int64_t j = 0; j < block.columns; j += load_columns)
-                add_pairs<count, 1>(w + p * block.stride + j, block.stride, w + p * block.stride + j, 0, own + p,
-                                    p + 1 == block.k, columns_of(block.columns - j), sums + j, c_stride);
+            for (int64_t j = 0; j < block.columns; j += load_columns) {
+                const uint16_t* at = w + p * block.stride + j;
+                add_pairs<count, 1>(at, block.stride, at, 0, own + p, p + 1 == block.k, columns_of(block.columns - j),
+                                    sums + j, c_stride);
+            }
     });
 }
 

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include "kernels/igemm/igemm_float.h"
@@ -186,25 +187,27 @@ void multiply_rows(std::integer_sequence<int, row...>, const char* x, const char
         for (int64_t q = first; q < end; ++q, x += 4 * rows, panel += 4 * igemm::columns) {
             const __m512i w[] = {_mm512_loadu_si512(panel), _mm512_loadu_si512(panel + 64)};
             // Every other row: a load for each product would be too many.
-            (add_row < folded && row % 2 == 0 > (x + 4 * row, w, sum[row]), ...);
+            (add_row<(folded && row % 2 == 0)>(x + 4 * row, w, sum[row]), ...);
         }
     }
     (store_in_order(sum[row], accumulate, sums + row * igemm::columns), ...);
 }
 
-template <bool folded, int rows = tile_rows>
-void multiply_up_to(int64_t wanted, const char* tile, const char* panel, int64_t quads, bool accumulate, int32_t* sums,
-                    const Ahead& ahead) {
+// Calls visit with `wanted` rows, at most tile_rows, as a number that the compiler knows.
+template <int rows = tile_rows, class Visit>
+void with_rows(int64_t wanted, const Visit& visit) {
     if constexpr (rows > 1)
-        if (wanted < rows) return multiply_up_to<folded, rows - 1>(wanted, tile, panel, quads, accumulate, sums, ahead);
-    multiply_rows<folded>(std::make_integer_sequence<int, rows>(), tile, panel, quads, accumulate, sums, ahead);
+        if (wanted < rows) return with_rows<rows - 1>(wanted, visit);
+    visit(std::integral_constant<int, rows>());
 }
 
 template <bool folded>
 void multiply_tile(const void* tile, const void* panel, int64_t rows, int64_t k, bool accumulate, int32_t* sums,
                    const Ahead& ahead) {
-    multiply_up_to<folded>(rows, static_cast<const char*>(tile), static_cast<const char*>(panel), (k + 3) / 4,
-                           accumulate, sums, ahead);
+    with_rows(rows, [&](auto count) {
+        multiply_rows<folded>(std::make_integer_sequence<int, count>(), static_cast<const char*>(tile),
+                              static_cast<const char*>(panel), (k + 3) / 4, accumulate, sums, ahead);
+    });
 }
 
 template <int rows>
@@ -280,17 +283,12 @@ void multiply_rows_in_turn(const char* tile, const PanelsInTurn& panels, int64_t
     }
 }
 
-template <class Panel, int rows = tile_rows>
-void multiply_in_turn_up_to(int64_t wanted, const char* tile, const PanelsInTurn& panels, int64_t quads,
-                            int32_t* sums) {
-    if constexpr (rows > 1)
-        if (wanted < rows) return multiply_in_turn_up_to<Panel, rows - 1>(wanted, tile, panels, quads, sums);
-    multiply_rows_in_turn<Panel, rows>(tile, panels, quads, sums);
-}
-
 void multiply_in_turn(const void* tile, const PanelsInTurn& panels, int64_t rows, int64_t k, int32_t* sums) {
-    const auto multiply = panels.packed ? multiply_in_turn_up_to<PackedPanel> : multiply_in_turn_up_to<RowsOfPanel>;
-    multiply(rows, static_cast<const char*>(tile), panels, (k + 3) / 4, sums);
+    with_rows(rows, [&](auto count) {
+        const auto multiply =
+            panels.packed ? multiply_rows_in_turn<PackedPanel, count> : multiply_rows_in_turn<RowsOfPanel, count>;
+        multiply(static_cast<const char*>(tile), panels, (k + 3) / 4, sums);
+    });
 }
 
 template <int rows>
