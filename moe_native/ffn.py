@@ -6,6 +6,7 @@ from typing import cast
 import numpy.typing as npt
 
 from moe_native import _core
+from moe_native.packed import PackedWeight
 from moe_native.types import Array, ArrayLike
 
 _GATED = ("geglu", "swiglu", "reglu")
@@ -13,8 +14,8 @@ _GATED = ("geglu", "swiglu", "reglu")
 
 def npu_ffn(
     x: ArrayLike,
-    weight1: ArrayLike,
-    weight2: ArrayLike,
+    weight1: ArrayLike | PackedWeight,
+    weight2: ArrayLike | PackedWeight,
     activation: str,
     expert_tokens: Sequence[int] | ArrayLike | None = None,
     bias1: ArrayLike | None = None,
@@ -53,9 +54,10 @@ def npu_ffn(
     ----------
     x : array (..., K1)
         2 to 8 dimensions.
-    weight1 : array (K1, N1)
-    weight2 : array (K2, N2)
-        N1 = K2, or N1 = 2 * K2 with a gated activation. Any N2.
+    weight1 : array or PackedWeight (K1, N1)
+    weight2 : array or PackedWeight (K2, N2)
+        N1 = K2, or N1 = 2 * K2 with a gated activation. Any N2. Floating ones may come from :func:`pack`; where
+        there are no experts, (1, K, N).
     activation : str
         ``"fastgelu"``, ``"gelu"`` (the erf form), ``"relu"``, ``"silu"``; or gated, without experts, in float16 and
         float32 only: ``"geglu"`` (the tanh form), ``"swiglu"``, ``"reglu"``, which multiply the left half of the N1

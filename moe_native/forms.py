@@ -234,14 +234,15 @@ def _column(array: Array | None) -> Array | None:
     return None if array is None else array.reshape(-1)
 
 
+def _refuse_packed(entry: str, name: str, weight: Any, needed: str) -> None:
+    if isinstance(weight, PackedWeight):
+        message = f"{name}: a PackedWeight, needed {needed}: its layout is that of this processor"
+        raise Inexpressible(entry, "argument", message)
+
+
 def _weight(entry: str, name: str, weight: Any, k: int, n: int) -> Any:
     """A weight as entry points take it: int8 in FRACTAL_NZ, int4 as a plain array of int32."""
-    if isinstance(weight, PackedWeight):
-        raise Inexpressible(
-            entry,
-            "argument",
-            f"{name}: a PackedWeight, needed an array or an NzArray: its layout is that of this processor",
-        )
+    _refuse_packed(entry, name, weight, "an array or an NzArray")
     int4 = weight.dtype == np.int32
     if not isinstance(weight, NzArray) and weight.ndim == 5:
         weight = NzArray(weight, (len(weight), k, -(-n // 8) if int4 else n))
@@ -307,6 +308,8 @@ def _ffn(given: Arguments, out: Outputs) -> Iterator[Form]:
     tokens = given["expert_tokens_index" if index else "expert_tokens"]
     if tokens is not None and tokens.size == 0:
         tokens = None
+    for name in ("weight1", "weight2"):
+        _refuse_packed("aclnnFFNV3", name, given[name], "an array")
     weights = (given["x"], given["weight1"], given["weight2"])
     more = (
         *(given[name] for name in ("bias1", "bias2", "scale", "offset", "deq_scale1", "deq_scale2")),

@@ -1,4 +1,4 @@
-"""Weights of the grouped matrix products, packed once for all calls: ``pack`` and the object it returns."""
+"""Weights packed once for all calls: ``pack`` and the object it returns."""
 
 import os
 from typing import Any, cast
@@ -14,11 +14,11 @@ from moe_native.types import Array, ArrayLike
 class PackedWeight:
     """A weight (e, k, n) in the order in which the matrix kernels of a processor read it.
 
-    Made by :func:`pack`, or from the bytes of one. :func:`npu_grouped_matmul_finalize_routing` and
-    :func:`npu_grouped_matmul_swiglu_quant` take it as their weight, and compute the same bits from it as from the
-    weight it was made of. On the instruction set that it was packed for they read it as it is best for them; on any
-    other they convert parts of it in every call, as they do with other weights. ``pack(packed)`` packs it for the one
-    in use.
+    Made by :func:`pack`, or from the bytes of one. Integers are a weight for
+    :func:`npu_grouped_matmul_finalize_routing` and :func:`npu_grouped_matmul_swiglu_quant`, floating types for
+    :func:`npu_ffn`. They compute the same bits from it as from the weight it was made of. On the instruction set that
+    it was packed for they read it as it is best for them; on any other they convert parts of it in every call, as they
+    do with other weights. ``pack(packed)`` packs it for the one in use.
 
     Parameters
     ----------
@@ -74,12 +74,17 @@ class PackedWeight:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The dtype of the weight: int8, or int4 of ``ml_dtypes``."""
-        return np.dtype(ml_dtypes.int4 if _core.packed_description(self._array)[1] else np.int8)
+        """The dtype of the weight: float32, float16 or int8, or bfloat16 or int4 of ``ml_dtypes``."""
+        name = str(_core.packed_description(self._array)[1])
+        special = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "int4": np.dtype(ml_dtypes.int4)}
+        return special[name] if name in special else np.dtype(name)
 
     @property
     def is_current(self) -> bool:
-        """Whether this is how :func:`pack` would pack it for the kernels that would be used now."""
+        """Whether this is how :func:`pack` would pack it for the kernels that would be used now.
+
+        That depends on the instruction set, and for bfloat16 on `bf16_mode`, which each thread has of its own.
+        """
         return bool(_core.packed_description(self._array)[2])
 
     @property
@@ -113,17 +118,19 @@ _core.set_packed_weight_class(PackedWeight)
 def pack(
     w: ArrayLike | NzArray | PackedWeight, *, k: int | None = None, n: int | None = None, out: Array | None = None
 ) -> PackedWeight:
-    """Pack a weight of the grouped matrix products for the instruction set in use.
+    """Pack a weight for the instruction set in use.
 
-    :func:`npu_grouped_matmul_finalize_routing` and :func:`npu_grouped_matmul_swiglu_quant` bring a weight into the
-    order of their kernels in every call, and need memory for that. A packed one was brought there once, on processors
-    with products of bytes; on others it takes plain rows, which a call widens.
+    :func:`npu_grouped_matmul_finalize_routing`, :func:`npu_grouped_matmul_swiglu_quant` and :func:`npu_ffn` bring a
+    weight into the order of their kernels in every call, and need memory for that. A packed one was brought there once.
+    Where kernels compute in another type than the weight has, a call still converts it: int8 on processors without
+    products of bytes, float16, and bfloat16 where no dot products are used.
 
     Parameters
     ----------
     w : array, NzArray or PackedWeight
-        In any form the operators take: int8 (e, k, n), int32 (e, k, n / 8) with eight int4 each, tiles
-        (e, n1, k1, 16, c0), or packed for another instruction set. int4 takes twice its memory packed.
+        In any form the operators take. For grouped products: int8 (e, k, n), int32 (e, k, n / 8) with eight int4 each,
+        tiles (e, n1, k1, 16, c0). For :func:`npu_ffn`: float32, float16 or bfloat16 (e, k, n), or (k, n), which
+        becomes (1, k, n). Or one that was packed for another instruction set. int4 takes twice its memory packed.
     k, n : int, optional
         Rows and columns of the weight where the shape of `w` does not say them exactly: raw tiles may hold fewer
         than they have room for, and an int32 fewer than eight columns. By default as many as fit.
@@ -157,6 +164,11 @@ def pack(
     >>> packed = moe_native.pack(w)
     >>> y = moe_native.npu_grouped_matmul_finalize_routing(w=packed, **arguments)
     >>> bool((y == moe_native.npu_grouped_matmul_finalize_routing(w=w, **arguments)).all())
+    True
+    >>> x, w1, w2 = rng.normal(size=(3, 20)), rng.normal(size=(20, 40)), rng.normal(size=(40, 20))
+    >>> x, w1, w2 = (array.astype(np.float16) for array in (x, w1, w2))
+    >>> y = moe_native.npu_ffn(x, moe_native.pack(w1), moe_native.pack(w2), "silu")
+    >>> bool((y == moe_native.npu_ffn(x, w1, w2, "silu")).all())
     True
     """
     if not isinstance(w, (NzArray, PackedWeight)) and _core.as_array(w) is None:

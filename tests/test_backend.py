@@ -519,6 +519,16 @@ REFUSED = {
         },
         "aclnnGroupedMatmulSwigluQuantWeightNZ: npu_grouped_matmul_swiglu_quant: weight: a PackedWeight, needed",
     ),
+    "packed of ffn": (
+        "npu_ffn",
+        lambda rng: {
+            "x": np.ones((3, 20), F32),
+            "weight1": np.ones((20, 30), F32),
+            "weight2": moe_native.pack(np.ones((30, 20), F32)),
+            "activation": "relu",
+        },
+        "aclnnFFNV3: npu_ffn: weight2: a PackedWeight, needed an array: its layout",
+    ),
     "wide tiles": (
         "npu_format_cast",
         lambda rng: {"input": np.ones((20, 40), F32), "acl_format": 29},

@@ -12,6 +12,7 @@ from cases.grouped_matmul import bits_as_int64, pack_int4
 from moe_native import (
     NzArray,
     PackedWeight,
+    bf16_mode,
     isa_limit,
     load_packed,
     npu_ffn,
@@ -25,6 +26,7 @@ from moe_native.testing import assert_same_bits, guarded, instruction_sets, read
 
 HEADER = 128
 # (k, n): around steps of k, panels of 32 columns and tiles of 16 rows.
+FLOATS = [np.float32, np.float16, ml_dtypes.bfloat16]
 SIZES = [(1, 2), (2, 34), (3, 30), (4, 32), (15, 64), (16, 66), (17, 128), (33, 62), (64, 256), (300, 500), (1040, 96)]
 
 
@@ -141,6 +143,104 @@ def test_every_form_packs_to_the_same_bytes(int4):
         assert_same_bits(pack(form, n=n).array, needed)
     assert_same_bits(pack(nz.storage, k=k, n=n).array, needed)
     assert pack(nz.storage).shape == (2, 48, 128 if int4 else 96)
+
+
+def normal(dtype, *shape, seed=0):
+    return (np.random.default_rng(seed).normal(size=shape) / shape[-2] ** 0.5).astype(dtype)
+
+
+def ffn_arguments(dtype, tokens, k, n1, n2, gated=False):
+    lead = () if len(tokens) == 1 else (len(tokens),)
+    return {
+        "x": normal(dtype, sum(tokens), k),
+        "weight1": normal(dtype, *lead, k, n1 * (2 if gated else 1), seed=1),
+        "weight2": normal(dtype, *lead, n1, n2, seed=2),
+        "activation": "swiglu" if gated else "silu",
+        "expert_tokens": tokens if lead else None,
+    }
+
+
+def assert_same_ffn(packed1, packed2, arguments):
+    needed = npu_ffn(**arguments)
+    for weights in ({"weight1": packed1, "weight2": packed2}, {"weight1": packed1}, {"weight2": packed2}):
+        assert_same_bits(npu_ffn(**arguments | weights), needed)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(("k", "n"), SIZES)
+def test_ffn_gives_the_same_bits(dtype, k, n):
+    for tokens in ([1], [7], [3, 0, 30, 9]):
+        arguments = ffn_arguments(dtype, tokens, k, n, k)
+        packed1, packed2 = pack(arguments["weight1"]), pack(arguments["weight2"])
+        assert packed1.shape == (len(tokens), k, n)
+        assert packed1.dtype == dtype
+        assert packed1.is_current
+        assert_same_ffn(packed1, packed2, arguments)
+
+
+@pytest.mark.parametrize("made_for", instruction_sets())
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_ffn_gives_the_same_bits_on_every_instruction_set(made_for, dtype):
+    """Blocks of rows and columns and more, in both orders of bfloat16."""
+    cases = [ffn_arguments(dtype, tokens, 203, 600, 90) for tokens in ([1], [5], [270, 2, 14])]
+    if dtype != ml_dtypes.bfloat16:
+        cases += [ffn_arguments(dtype, [rows], 30, n1, 40, gated=True) for rows in (2, 40) for n1 in (64, 75)]
+    modes = ("exact", "dot") if dtype == ml_dtypes.bfloat16 else ("fast",)
+    for mode in modes:
+        with isa_limit(made_for), bf16_mode(mode):
+            packed = [(pack(case["weight1"]), pack(case["weight2"])) for case in cases]
+            assert packed[0][0].is_current
+        for used_on in instruction_sets():
+            for used_mode in modes:
+                with isa_limit(used_on), bf16_mode(used_mode):
+                    for case, pair in zip(cases, packed, strict=True):
+                        assert_same_ffn(*pair, case)
+                        again = pack(pair[0])
+                        assert again.is_current
+                        assert_same_bits(again.array, pack(case["weight1"]).array)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_floats_as_they_come(dtype):
+    w = normal(dtype, 2, 37, 90)
+    needed = pack(w)
+    for form in (strided(w), read_only(w), np.asfortranarray(w), needed):
+        assert_same_bits(pack(form).array, needed.array)
+    assert_same_bits(pack(w, k=37, n=90).array, needed.array)
+    assert_same_bits(pack(w[0]).array, pack(w[:1]).array)
+    arguments = ffn_arguments(dtype, [5, 3], 37, 90, 16)
+    memory = np.empty(needed.nbytes + 1, np.uint8)[1:]
+    memory[:] = pack(arguments["weight1"]).array
+    assert_same_ffn(PackedWeight(read_only(memory)), pack(arguments["weight2"]), arguments)
+    assert pack(np.zeros((0, 5, 7), dtype)).shape == (0, 5, 7)
+    assert repr(needed) == f"PackedWeight(shape=(2, 37, 90), dtype={np.dtype(dtype)})"
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_floats_saved_and_loaded(dtype, tmp_path):
+    arguments = ffn_arguments(dtype, [4, 40], 70, 100, 30)
+    with isa_limit("baseline"):
+        pack(arguments["weight1"]).save(tmp_path / "weight")
+    loaded = load_packed(tmp_path / "weight")
+    assert loaded.is_current
+    assert_same_bits(loaded.array, pack(arguments["weight1"]).array)
+    assert_same_ffn(loaded, pack(arguments["weight2"]), arguments)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_floats_with_any_number_of_threads(threads):
+    arguments = ffn_arguments(np.float32, [50, 1, 5], 300, 700, 90)
+    set_num_threads(2)
+    needed = npu_ffn(**arguments)
+    packed = [pack(arguments[name]) for name in ("weight1", "weight2")]
+    set_num_threads(threads)
+    try:
+        again = [pack(arguments[name]) for name in ("weight1", "weight2")]
+        for a, b in zip(again, packed, strict=True):
+            assert_same_bits(a.array, b.array)
+        assert_same_bits(npu_ffn(**arguments | {"weight1": again[0], "weight2": again[1]}), needed)
+    finally:
+        set_num_threads(0)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -271,14 +371,16 @@ BAD_HEADERS = {
     "newer": ("version", "I", 3, "version 3 of the format, needed 2"),
     "older": ("version", "I", 1, "version 1 of the format"),
     "longer header": ("size", "I", 256, "damaged header"),
-    "dtype": ("dtype", "i", 0, "needed int8 or int4"),
+    "dtype": ("dtype", "i", 3, "dtype 3 in its header, needed int8, int4, float32, float16 or bfloat16"),
+    "floats": ("dtype", "i", 0, "packed float32 in layout [0-9], needed 6 to 8"),
     "no dtype": ("dtype", "i", 12345, "dtype 12345"),
     "more experts": ("e", "q", 3, "it is cut off"),
     "fewer experts": ("e", "q", 1, "there is more than the header says"),
     "negative experts": ("e", "q", -1, "is -1, needed >= 0"),
     "many experts": ("e", "q", 2**62, "too large for 64-bit sizes"),
     "k": ("k", "q", 400, "it is cut off"),
-    "no k": ("k", "q", 0, "there is more than the header says"),
+    "no k": ("k", "q", 0, "k = 0 in its header"),
+    "no n": ("n", "q", 0, "n = 0 in its header"),
     "largest k": ("k", "q", 2**63 - 1, "too large for 64-bit sizes"),
     "large k": ("k", "q", 2**57 - 3, "too large for 64-bit sizes"),
     "n": ("n", "q", 700, "it is cut off"),
@@ -286,7 +388,7 @@ BAD_HEADERS = {
     "no layout": ("layout", "q", 0, "layout 0, needed 1 to"),
     "new layout": ("layout", "q", 99, "layout 99, needed 1 to"),
     "layout beyond 32 bits": ("layout", "q", 2**32 + 1, "layout 4294967297"),
-    "negative layout": ("layout", "q", -(2**63), "is -9223372036854775808"),
+    "negative layout": ("layout", "q", -(2**63), "layout -9223372036854775808, needed 1 to 5"),
     "bytes": ("bytes", "Q", 2**64 - 1, "needed"),
     "reserved": ("reserved", "Q", 1, "more in it than this version knows"),
 }
@@ -303,6 +405,18 @@ def test_headers_that_contradict_themselves(name):
     packed.array[:] = bad
     with pytest.raises(ValueError, match=message):
         npu_grouped_matmul_finalize_routing(w=packed, **finalize_arguments(False, 3, 40, 70, 2))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("layout", [-1, 0, 1, 5, 9, 10, 2**32 + 8])
+def test_layouts_that_floats_have_not(dtype, layout):
+    packed = pack(normal(dtype, 2, 40, 70))
+    if layout == 9 and packed.dtype.itemsize == 2:  # pairs
+        layout = 11
+    bad = header_with(packed, OFFSETS["layout"], "q", layout)
+    highest = 8 if packed.dtype.itemsize == 4 else 9
+    with pytest.raises(ValueError, match=f"packed {packed.dtype} in layout {layout}, needed 6 to {highest}"):
+        PackedWeight(bad)
 
 
 def test_any_changed_byte_is_noticed():
@@ -353,8 +467,12 @@ def test_arguments_of_pack():
     for bad, exception, message in [
         (None, TypeError, "w: NoneType"),
         ([1], TypeError, "w: list"),
-        (w.astype(np.float32), TypeError, "w: dtype float32"),
+        (w.astype(np.float64), TypeError, "w: dtype float64"),
         (w[0], ValueError, "needed"),
+        (w[0, 0].astype(np.float32), ValueError, r"shape \(70,\), needed \(k, n\) or \(experts, k, n\) of float32"),
+        (w[:, :0].astype(np.float32), ValueError, "k = 0"),
+        (w[:, :, :0].astype(np.float16), ValueError, "n = 0"),
+        (npu_format_cast(w.astype(np.float32), 29), ValueError, "storage format 29, needed 2"),
         (w[:, :0], ValueError, "k = 0"),
         (w[:, :, :0], ValueError, "n = 0"),
         (np.zeros((2, 3, 3, 15, 32), np.int8), ValueError, "tiles"),
@@ -367,6 +485,8 @@ def test_arguments_of_pack():
             pack(w, n=size)
     with pytest.raises(ValueError, match=r"needed \(experts, k, n\)"):
         pack(w, k=39)
+    with pytest.raises(ValueError, match="k: 39, needed the 40 of w"):
+        pack(w.astype(np.float32), k=39)
 
 
 def test_arguments_of_the_object():
@@ -393,10 +513,34 @@ def test_a_weight_of_another_shape_or_type():
         npu_grouped_matmul_finalize_routing(w=pack(weights(True, 2, 40, 72)), **finalize_arguments(False, 3, 40, 72, 2))
 
 
+def test_packed_floats_of_another_shape_or_type():
+    arguments = ffn_arguments(np.float32, [3, 4], 40, 70, 40)
+    packed1, packed2 = pack(arguments["weight1"]), pack(arguments["weight2"])
+    for change, exception, message in [
+        ({"weight1": packed2}, ValueError, "weight1: 70 rows, needed one per column of x = 40"),
+        ({"weight2": packed1}, ValueError, "weight2: 40 rows, needed the columns of weight1 = 70"),
+        ({"expert_tokens": [7]}, ValueError, "weight1: 2 experts, needed the 1 of expert_tokens"),
+        ({"expert_tokens": None}, ValueError, "weight1: packed, of 2 experts, needed one without expert_tokens"),
+        ({"x": arguments["x"].astype(np.float16)}, TypeError, "weight1: dtype float32, needed one of float16"),
+        ({"weight1": pack(normal(np.float16, 2, 40, 70))}, TypeError, "weight2: dtype float32, needed float16"),
+        (
+            {"weight1": pack(weights(False, 2, 40, 70))},
+            TypeError,
+            "packed int8, needed a weight that is not packed, or",
+        ),
+        ({"x": packed1}, TypeError, "PackedWeight, needed an array"),
+    ]:
+        with pytest.raises(exception, match=message):
+            npu_ffn(**arguments | {"weight1": packed1, "weight2": packed2} | change)
+    with pytest.raises(TypeError, match="w: dtype float32"):
+        npu_grouped_matmul_finalize_routing(w=packed1, **finalize_arguments(False, 3, 40, 70, 2))
+    out = packed2.array[: 7 * 40 * 4].view(np.float32).reshape(7, 40)
+    with pytest.raises(ValueError, match="overlaps weight2"):
+        npu_ffn(**arguments | {"weight1": packed1, "weight2": packed2, "out": out})
+
+
 def test_other_operators_refuse_it():
     packed = pack(weights(False, 2, 40, 70))
-    with pytest.raises(TypeError, match="PackedWeight, needed an array"):
-        npu_ffn(np.zeros((3, 40), np.float16), packed, packed, "relu")
     with pytest.raises(TypeError, match="PackedWeight, needed an array"):
         npu_format_cast(packed, 2)
     with pytest.raises(TypeError, match="PackedWeight, needed an array"):

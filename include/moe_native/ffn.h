@@ -58,7 +58,7 @@ extern "C" {
 typedef struct moe_ffn_args {
     const moe_tensor* x;             /* (..., K1), 2 to 8 dimensions */
     const moe_tensor* weight1;       /* (K1, N1) or (E, K1, N1); int4: two columns a byte, N1 even */
-    const moe_tensor* weight2;       /* (K2, N2) or (E, K2, N2) */
+    const moe_tensor* weight2;       /* (K2, N2) or (E, K2, N2); floating ones also packed, (1, K, N) without experts */
     const moe_tensor* expert_tokens; /* int64 (E,); null or empty: no experts */
     const moe_tensor* bias1;         /* (N1) or (E, N1), optional */
     const moe_tensor* bias2;         /* (N2) or (E, N2), optional */

@@ -283,13 +283,17 @@ cdef class Call:
         self.keep(self.inputs, name, array)
         return tensor
 
+    cdef moe_tensor* weight(self, str name, object value) except? NULL:
+        """An array argument that may be a PackedWeight; None is absent (null)."""
+        if not isinstance(value, packed_weight_class):
+            return self.input(name, value)
+        self.note(name, value)
+        return self.packed_view(name, value.array)
+
     cdef moe_tensor* matrix(self, str name, object value) except? NULL:
         """An array argument that may be an NzArray or a PackedWeight; None is absent (null)."""
-        if isinstance(value, packed_weight_class):
-            self.note(name, value)
-            return self.packed_view(name, value.array)
         if not isinstance(value, nz_array_class):
-            return self.input(name, value)
+            return self.weight(name, value)
         storage = value.storage
         self.note(name, value)
         self.keep(self.inputs, name, storage)

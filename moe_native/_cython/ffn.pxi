@@ -70,8 +70,8 @@ def ffn(x, weight1, weight2, activation, expert_tokens, expert_tokens_index, bia
     encoded = activation.encode("utf-8", "replace")
     args.activation = encoded
     args.x = call.input("x", x)
-    args.weight1 = call.input("weight1", weight1)
-    args.weight2 = call.input("weight2", weight2)
+    args.weight1 = call.weight("weight1", weight1)
+    args.weight2 = call.weight("weight2", weight2)
     args.tokens_index = expert_tokens_index is not None
     if args.tokens_index:
         args.expert_tokens = call.input(

@@ -39,11 +39,11 @@ def packed_verify(cnp.ndarray array):
 
 
 def packed_description(cnp.ndarray array):
-    """The shape, whether it is int4, and whether the kernels of now read it where it lies."""
+    """The shape, the name of the dtype, and whether the kernels of now read it where it lies."""
     cdef moe_tensor tensor
     fail_if(moe_packed_view(cnp.PyArray_DATA(array), cnp.PyArray_NBYTES(array), &tensor))
     shape = (tensor.shape[0], tensor.shape[1], tensor.shape[2])
-    return shape, tensor.dtype == MOE_INT4, moe_packed_is_current(&tensor)
+    return shape, moe_dtype_name(tensor.dtype).decode(), moe_packed_is_current(&tensor)
 
 
 def aligned_bytes(size):

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstring>
 
-#include "core/nz.h"
+#include "core/divide.h"
 
 namespace moe {
 namespace {
@@ -46,6 +46,10 @@ uint64_t sum_of(const void* data, int64_t bytes) {
     return sum;
 }
 
+bool packable(Dtype dtype) {
+    return dtype == MOE_INT8 || dtype == MOE_INT4 || is_float_weight(dtype);
+}
+
 constexpr int64_t header_summed = offsetof(Header, header_sum);
 
 Status refuse(const char* seen) {
@@ -71,9 +75,12 @@ Status read_header(const void* memory, uint64_t size, Tensor* tensor, Header* he
         return refuse("a damaged header (its sum), needed what pack made");
     for (const uint64_t word : header->reserved)
         if (word != 0) return refuse("a header with more in it than this version knows");
-    if (header->dtype != MOE_INT8 && header->dtype != MOE_INT4)
-        return fail(MOE_ERROR_INVALID, Kind::value, "packed weight", "dtype %d in its header, needed int8 or int4",
-                    header->dtype);
+    if (!packable(static_cast<Dtype>(header->dtype)))
+        return fail(MOE_ERROR_INVALID, Kind::value, "packed weight",
+                    "dtype %d in its header, needed int8, int4, float32, float16 or bfloat16", header->dtype);
+    if (header->k == 0 || header->n == 0)
+        return fail(MOE_ERROR_INVALID, Kind::value, "packed weight", "%c = 0 in its header, needed 1 or more",
+                    header->k == 0 ? 'k' : 'n');
     auto* contents = const_cast<char*>(static_cast<const char*>(memory)) + sizeof(Header);
     MOE_TRY(packed_describe(contents, static_cast<Dtype>(header->dtype), header->experts, header->k, header->n,
                             static_cast<PanelLayout>(header->layout), "packed weight", tensor));
@@ -85,18 +92,44 @@ Status read_header(const void* memory, uint64_t size, Tensor* tensor, Header* he
     return MOE_OK;
 }
 
-// Zero for a layout of nobody, too large for any tensor where it would overflow.
-int64_t panel_bytes(int64_t layout, int64_t k) {
-    if (layout < 1 || layout > panel_layouts) return 0;
-    if (k > INT64_MAX / 128) return INT64_MAX;
-    return panel_order(static_cast<PanelLayout>(layout)).size(k);
+Status layout_fits(Dtype dtype, int64_t layout, const char* name) {
+    const bool floats = is_float_weight(dtype);
+    const PanelLayout last = !floats                      ? PanelLayout::octets
+                             : moe_dtype_size(dtype) == 2 ? PanelLayout::float_pairs_64
+                                                          : PanelLayout::floats_64;
+    const auto lowest = static_cast<int64_t>(floats ? PanelLayout::floats_8 : PanelLayout::rows);
+    const auto highest = static_cast<int64_t>(last);
+    if (lowest <= layout && layout <= highest) return MOE_OK;
+    return fail(MOE_ERROR_INVALID, Kind::value, name, "packed %s in layout %lld, needed %lld to %lld",
+                moe_dtype_name(dtype), static_cast<long long>(layout), static_cast<long long>(lowest),
+                static_cast<long long>(highest));
 }
 
-void fill_storage_shape(const int64_t* shape, int64_t layout, int64_t* storage_shape) {
+// Of a layout that fits.
+void fill_storage_shape(Dtype dtype, const int64_t* shape, PanelLayout layout, int64_t* storage_shape) {
+    // Too large for any tensor where it would overflow.
+    const int64_t k = std::min(shape[1], INT64_MAX / 128);
     storage_shape[0] = shape[0];
-    storage_shape[1] = ceil_divide(shape[2], panel_width);
-    storage_shape[2] = panel_bytes(layout, shape[1]);
-    storage_shape[3] = layout;
+    if (is_float_weight(dtype)) {
+        const FloatPanelOrder order = float_panel_order(layout);
+        storage_shape[1] = ceil_divide(shape[2], order.unit());
+        storage_shape[2] = ceil_divide(k, order.step) * order.step * order.unit() * moe_dtype_size(dtype);
+    } else {
+        storage_shape[1] = ceil_divide(shape[2], panel_width);
+        storage_shape[2] = panel_order(layout).size(k);
+    }
+    storage_shape[3] = static_cast<int64_t>(layout);
+}
+
+// Steps count items; only those of two bytes have others than 1.
+void copy_items(int64_t count, int64_t item, char* target, int64_t target_step, const char* source,
+                int64_t source_step) {
+    if (target_step == 1 && source_step == 1) {
+        std::memcpy(target, source, static_cast<size_t>(count * item));
+        return;
+    }
+    for (int64_t i = 0; i < count; ++i)
+        std::memcpy(target + i * target_step * 2, source + i * source_step * 2, sizeof(uint16_t));
 }
 
 }  // namespace
@@ -106,19 +139,55 @@ PackedStorage packed_storage(const Tensor& tensor) {
             tensor.storage_shape[1], tensor.storage_shape[2], static_cast<PanelLayout>(tensor.storage_shape[3])};
 }
 
+FloatPanels::FloatPanels(const Tensor& tensor) {
+    const PackedStorage storage = packed_storage(tensor);
+    data = static_cast<char*>(tensor.data);
+    item = moe_dtype_size(tensor.dtype);
+    n = storage.n;
+    order = float_panel_order(storage.layout);
+    stored_k = ceil_divide(storage.k, order.step) * order.step;
+    expert_bytes = storage.panels * storage.panel_bytes;
+}
+
+template <class Visit>
+void FloatPanels::for_each_run(int64_t expert, int64_t k, int64_t rows, int64_t column, int64_t columns,
+                               Visit&& visit) const {
+    for (int64_t j = column; j < column + columns;) {
+        const int64_t first = j / order.width * order.width;
+        const int64_t count = std::min(first + order.width, column + columns) - j;
+        for (int64_t p = k; p < k + rows; ++p) {
+            char* row = at(expert, first, p / order.step * order.step);
+            visit(row + ((j - first) * order.step + p % order.step) * item, p - k, (j - column) * item, count);
+        }
+        j += count;
+    }
+}
+
+void FloatPanels::read(int64_t expert, int64_t k, int64_t rows, int64_t column, int64_t columns, char* target,
+                       int64_t row_bytes) const {
+    for_each_run(expert, k, rows, column, columns, [&](const char* stored, int64_t row, int64_t offset, int64_t count) {
+        copy_items(count, item, target + row * row_bytes + offset, 1, stored, order.step);
+    });
+}
+
+void FloatPanels::write(int64_t expert, int64_t k, int64_t rows, int64_t column, int64_t columns, const char* source,
+                        int64_t row_bytes) const {
+    for_each_run(expert, k, rows, column, columns, [&](char* stored, int64_t row, int64_t offset, int64_t count) {
+        copy_items(count, item, stored, order.step, source + row * row_bytes + offset, 1);
+    });
+}
+
 Status packed_consistent(const Tensor& tensor, const char* name) {
-    if (tensor.dtype != MOE_INT8 && tensor.dtype != MOE_INT4)
-        return fail(MOE_ERROR_INVALID, Kind::dtype, name, "packed %s, needed int8 or int4",
+    if (!packable(tensor.dtype))
+        return fail(MOE_ERROR_INVALID, Kind::dtype, name, "packed %s, needed int8, int4, float32, float16 or bfloat16",
                     moe_dtype_name(tensor.dtype));
     if (tensor.rank != 3 || tensor.storage_rank != 4)
         return fail(MOE_ERROR_INVALID, Kind::shape, name, "packed, with %d and %d dimensions, needed 3 and 4 stored",
                     tensor.rank, tensor.storage_rank);
     const int64_t layout = tensor.storage_shape[3];
-    if (layout < 1 || layout > panel_layouts)
-        return fail(MOE_ERROR_INVALID, Kind::value, name, "packed in layout %lld, needed 1 to %lld",
-                    static_cast<long long>(layout), static_cast<long long>(panel_layouts));
+    MOE_TRY(layout_fits(tensor.dtype, layout, name));
     int64_t needed[4];
-    fill_storage_shape(tensor.shape, layout, needed);
+    fill_storage_shape(tensor.dtype, tensor.shape, static_cast<PanelLayout>(layout), needed);
     if (std::equal(needed, needed + 4, tensor.storage_shape)) return MOE_OK;
     return fail(MOE_ERROR_INVALID, Kind::shape, name, "packed storage shape %s, needed %s for shape %s",
                 describe_shape(4, tensor.storage_shape).text, describe_shape(4, needed).text,
@@ -127,13 +196,14 @@ Status packed_consistent(const Tensor& tensor, const char* name) {
 
 Status packed_describe(void* memory, Dtype dtype, int64_t experts, int64_t k, int64_t n, PanelLayout layout,
                        const char* name, Tensor* tensor) {
+    MOE_TRY(layout_fits(dtype, static_cast<int64_t>(layout), name));
     // Checks the dimensions before they are rounded up, then the storage shape that came of it.
     const int64_t shape[] = {experts, k, n};
     Tensor made = moe_tensor_make(memory, dtype, 3, shape);
     MOE_TRY(required(&made, name));
     made.format = MOE_FORMAT_PACKED;
     made.storage_rank = 4;
-    fill_storage_shape(shape, static_cast<int64_t>(layout), made.storage_shape);
+    fill_storage_shape(dtype, shape, layout, made.storage_shape);
     MOE_TRY(required(&made, name));
     *tensor = made;
     return MOE_OK;

@@ -1,4 +1,4 @@
-// How the bytes of a panel, 32 columns of a weight, lie in packed weights.
+// How the columns of a weight lie in packed weights: panel by panel.
 #pragma once
 
 #include <cstdint>
@@ -12,9 +12,14 @@ enum class PanelLayout : int64_t {
     pairs = 3,
     quads = 4,
     octets = 5,
+    // Of floating types, which lie as they are: rows of so many columns.
+    floats_8 = 6,
+    floats_16 = 7,
+    floats_64 = 8,
+    float_pairs_64 = 9,  // of two bytes: rows two by two, the pair of a column side by side
 };
-constexpr int64_t panel_layouts = 5;
 
+// Bytes: panels of 32 columns.
 constexpr int64_t panel_width = 32;
 
 struct PanelOrder {
@@ -43,8 +48,40 @@ constexpr PanelOrder panel_order(PanelLayout layout) {
             return {4, false, false};
         case PanelLayout::octets:
             return {8, false, false};
+        default:
+            return {};
     }
-    return {};
+}
+
+// Floats: panels of `width` columns, `step` consecutive k of a column side by side.
+struct FloatPanelOrder {
+    int64_t width;
+    int64_t step;
+
+    // The last panel is no wider than the next multiple of it.
+    int64_t unit() const { return width < 16 ? width : 16; }
+};
+
+constexpr FloatPanelOrder float_panel_order(PanelLayout layout) {
+    switch (layout) {
+        case PanelLayout::floats_8:
+            return {8, 1};
+        case PanelLayout::floats_16:
+            return {16, 1};
+        case PanelLayout::floats_64:
+            return {64, 1};
+        case PanelLayout::float_pairs_64:
+            return {64, 2};
+        default:
+            return {};
+    }
+}
+
+// That of panels as wide as a tile of the kernels.
+template <int width>
+constexpr PanelLayout float_layout() {
+    static_assert(width == 8 || width == 16 || width == 64);
+    return width == 8 ? PanelLayout::floats_8 : width == 16 ? PanelLayout::floats_16 : PanelLayout::floats_64;
 }
 
 }  // namespace moe

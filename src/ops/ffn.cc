@@ -29,7 +29,7 @@ class Ffn {
         if (quantised())
             int8_.book(problem_, ledger);
         else
-            float_.book(problem_, args_.weight1->dtype == MOE_INT4, ledger);
+            float_.book(problem_, args_, ledger);
     }
 
     Status run(const Workspace& workspace, const RunContext& context) {
@@ -40,6 +40,9 @@ class Ffn {
             MOE_TRY(read_expert_tokens(args_, problem_.rows, context, ends));
         MOE_TRY(context.data_checked());
         MOE_TRY(operands_.load(workspace));
+        // Packed ones are not among the operands.
+        MOE_TRY(has_data(args_.weight1, "weight1"));
+        MOE_TRY(has_data(args_.weight2, "weight2"));
         if (quantised())
             int8_.run(problem_, operands_, args_, ends, workspace);
         else

@@ -15,7 +15,15 @@ constexpr int64_t stream_k = 64;
 constexpr int64_t largest_line = std::max(ffn_stream_columns, ffn_block_columns);
 // Of a panel, in words of four bytes.
 constexpr int64_t packed_size = fgemm_max_words * fgemm_max_columns;
-constexpr int64_t unpacked_size = std::max(stream_k * ffn_stream_columns, fgemm_max_words* fgemm_max_columns);
+// Plain weights made of others, in bytes: int4 of all columns that are streamed; of packed floats those of a panel, where
+// a word is a float32 or two rows of two bytes.
+constexpr int64_t plain_int4_size = std::max(stream_k * ffn_stream_columns, packed_size);
+constexpr int64_t plain_float_size = packed_size * static_cast<int64_t>(sizeof(float));
+// Panels of packed weights that are streamed take turns, with so many bytes of each at a time: memory is fastest with
+// several streams.
+constexpr int64_t panels_in_turn = 8;
+constexpr int64_t piece_bytes = 2048;
+static_assert(piece_bytes % (2 * fgemm_max_columns * sizeof(float)) == 0, "whole rows and pairs of rows");
 constexpr int line_count = 5;
 // Off the powers of two, or rows of sums would compete for the same sets of the first-level cache.
 constexpr int64_t sums_gap = 16;
@@ -31,11 +39,12 @@ struct Rows {
     const char* at(int64_t row, int64_t p) const { return data + ((row - first) * k + p) * moe_dtype_size(dtype); }
 };
 
-// The other: weights of all experts, (slices, k, n).
+// The other: weights of all experts, (slices, k, n), in `data` or in `panels`.
 struct Weights {
     WeightKind kind;
     Dtype dtype;
     const char* data;
+    FloatPanels panels;
     int64_t k;
     int64_t n;
     // Integers only: scales and offsets of type `scale_dtype`, (slices, groups, n).
@@ -48,7 +57,7 @@ struct Weights {
 // What one thread works in.
 struct Scratch {
     uint32_t* packed;
-    int8_t* unpacked;
+    char* plain;
     float* sums;
     float* right_sums;
     uint32_t* rows;
@@ -80,11 +89,6 @@ FgemmAhead ahead_of(const FfnRowsBehind& behind, int64_t units) {
     return {behind.first - before, behind.stride, behind.rows, row_lines, ceil_divide(behind.rows * row_lines, units)};
 }
 
-const FgemmKernels& kernels_for(Dtype weight) {
-    const FgemmKernels* pairs = weight == MOE_BFLOAT16 && bf16_dot() ? fgemm_pairs_kernels() : nullptr;
-    return pairs != nullptr ? *pairs : fgemm_kernels();
-}
-
 // Two's complement in four bits, the even element in the low half of a byte.
 void unpack_int4(const char* data, int64_t first, int64_t n, int8_t* out) {
     for (int64_t i = 0; i < n; ++i) {
@@ -96,24 +100,41 @@ void unpack_int4(const char* data, int64_t first, int64_t n, int8_t* out) {
 
 class Products {
   public:
-    Products(const FfnProblem& problem, const FfnOperands& operands, Dtype x, Dtype weight, Dtype bias)
-        : problem_(problem), operands_(operands), fgemm_(kernels_for(weight)), bias_dtype_(bias) {
-        const WeightKind kind = kind_of(weight, x);
+    Products(const FfnProblem& problem, const FfnOperands& operands, const moe_ffn_args& args)
+        : problem_(problem),
+          operands_(operands),
+          fgemm_(ffn_kernels(args.weight1->dtype)),
+          bias_dtype_(args.x->dtype == MOE_FLOAT16 ? MOE_FLOAT16 : MOE_FLOAT32) {
+        const Dtype x = args.x->dtype;
+        const WeightKind kind = kind_of(args.weight1->dtype, x);
         x_ = {x, operands.x.data<char>(), problem.k1, 0};
-        weight1_ = {
-            kind,           weight, operands.weight1.data<char>(),          problem.k1,
-            problem.n1,     x,      operands.antiquant_scale1.data<char>(), operands.antiquant_offset1.data<char>(),
-            problem.groups1};
-        weight2_ = {
-            kind,           weight, operands.weight2.data<char>(),          problem.k2,
-            problem.n2,     x,      operands.antiquant_scale2.data<char>(), operands.antiquant_offset2.data<char>(),
-            problem.groups2};
+        weight1_ = {kind,
+                    args.weight1->dtype,
+                    operands.weight1.data<char>(),
+                    panels_of(*args.weight1),
+                    problem.k1,
+                    problem.n1,
+                    x,
+                    operands.antiquant_scale1.data<char>(),
+                    operands.antiquant_offset1.data<char>(),
+                    problem.groups1};
+        weight2_ = {kind,
+                    args.weight2->dtype,
+                    operands.weight2.data<char>(),
+                    panels_of(*args.weight2),
+                    problem.k2,
+                    problem.n2,
+                    x,
+                    operands.antiquant_scale2.data<char>(),
+                    operands.antiquant_offset2.data<char>(),
+                    problem.groups2};
     }
 
     // Up to this many rows weights are streamed.
     int64_t stream_rows() const { return fgemm_.stream_rows[index(weight1_.kind)]; }
-    // At what multiples columns may be cut. Streamed weights have no panels, but lines of memory.
-    int64_t panel() const { return problem_.rows <= stream_rows() ? 32 : fgemm_.nr; }
+    // At what multiples columns of the products may be cut.
+    int64_t first_panel() const { return panel(weight1_); }
+    int64_t second_panel() const { return panel(weight2_); }
 
     // `hidden` begins with row `hidden_row`.
     void first(const FfnBlock& block, int64_t hidden_row, char* hidden, const Scratch& scratch) const {
@@ -126,7 +147,7 @@ class Products {
             product(x_, weight1_, block, right, scratch, scratch.right_sums);
             load_bias(bias, problem_.n1, block.expert, right, n, scratch.right_bias);
         }
-        for_each_piece(block, [&](int64_t row, int64_t column, int64_t width, int64_t begin) {
+        for_each_piece(weight1_, block, [&](int64_t row, int64_t column, int64_t width, int64_t begin) {
             float* t = scratch.sums + begin;
             finish_sum(t, bias ? scratch.bias + column : nullptr, width, scratch);
             if (problem_.gated) {
@@ -147,7 +168,7 @@ class Products {
         const Rows h{problem_.hidden, hidden, problem_.k2, hidden_row};
         product(h, weight2_, block, block.column, scratch, scratch.sums);
         load_bias(bias, problem_.n2, block.expert, block.column, block.columns, scratch.bias);
-        for_each_piece(block, [&](int64_t row, int64_t column, int64_t width, int64_t begin) {
+        for_each_piece(weight2_, block, [&](int64_t row, int64_t column, int64_t width, int64_t begin) {
             float* sum = scratch.sums + begin;
             if (bias) rows_.add(sum, scratch.bias + column, width);
             const int64_t at = (block.row + row) * problem_.n2 + block.column + column;
@@ -157,17 +178,26 @@ class Products {
     }
 
   private:
-    // Columns whose sums lie row by row, before those of the next ones: of a panel, so that the tiles of its rows pass
-    // over memory in order.
-    int64_t piece(const FfnBlock& block) const { return streamed(block) ? block.columns : fgemm_.nr; }
-    // From one row of a piece to the next.
-    int64_t sums_stride(const FfnBlock& block) const { return streamed(block) ? block.columns + sums_gap : fgemm_.nr; }
+    static FloatPanels panels_of(const Tensor& weight) {
+        return is_packed(weight) ? FloatPanels(weight) : FloatPanels();
+    }
+
+    // Streamed weights without panels have lines of memory.
+    int64_t panel(const Weights& w) const { return problem_.rows <= stream_rows() && !w.panels ? 32 : fgemm_.nr; }
+
+    // Whether sums of a row lie side by side for all columns of the block, and not for those of a panel only, so that the
+    // tiles of its rows pass over memory in order.
+    bool in_whole_rows(const Weights& w, const FfnBlock& block) const { return streamed(block) && !w.panels; }
+    // From one row of sums to the next.
+    int64_t sums_stride(const Weights& w, const FfnBlock& block) const {
+        return in_whole_rows(w, block) ? block.columns + sums_gap : fgemm_.nr;
+    }
 
     // Calls visit(row, column, width, begin) for pieces of rows of the block's sums, which are at `begin`.
     template <class Visit>
-    void for_each_piece(const FfnBlock& block, Visit&& visit) const {
-        const int64_t piece_columns = piece(block);
-        const int64_t stride = sums_stride(block);
+    void for_each_piece(const Weights& w, const FfnBlock& block, Visit&& visit) const {
+        const int64_t piece_columns = in_whole_rows(w, block) ? block.columns : fgemm_.nr;
+        const int64_t stride = sums_stride(w, block);
         for (int64_t j = 0; j < block.columns; j += piece_columns)
             for (int64_t i = 0; i < block.rows; ++i)
                 visit(i, j, std::min(piece_columns, block.columns - j), j * block.rows + i * stride);
@@ -178,23 +208,80 @@ class Products {
     // Sums of the block's rows with columns [column, column + block.columns) of the weights.
     void product(const Rows& a, const Weights& w, const FfnBlock& block, int64_t column, const Scratch& scratch,
                  float* sums) const {
-        if (streamed(block))
-            stream(a, w, block, column, scratch, sums);
-        else
+        if (!streamed(block))
             multiply(a, w, block, column, scratch, sums);
+        else if (w.panels)
+            stream_panels(a, w, block, column, scratch, sums);
+        else
+            stream(a, w, block, column, scratch, sums);
     }
 
     void stream(const Rows& a, const Weights& w, const FfnBlock& block, int64_t column, const Scratch& scratch,
                 float* sums) const {
-        std::fill_n(sums, block.rows * sums_stride(block), 0.0f);
+        const int64_t stride = sums_stride(w, block);
+        std::fill_n(sums, block.rows * stride, 0.0f);
         for (int64_t k = 0; k < w.k; k += stream_k) {
             const int64_t count = std::min(stream_k, w.k - k);
             load_rows(a, block, k, count, scratch.rows);
             for_each_run(w, block.expert, column, block.columns, k, count, scratch,
                          [&](const WeightBlock& weights, int64_t done) {
                              fgemm_.stream[index(w.kind)](weights, block.rows, scratch.rows + done / k_of_word(), sums,
-                                                          sums_stride(block));
+                                                          stride);
                          });
+        }
+    }
+
+    void stream_panels(const Rows& a, const Weights& w, const FfnBlock& block, int64_t column, const Scratch& scratch,
+                       float* sums) const {
+        const int64_t nr = fgemm_.nr;
+        const int64_t step = piece_bytes / (nr * w.panels.item);
+        const int64_t columns = even_part(block.columns, panels_in_turn * nr, nr);
+        std::fill_n(sums, block.rows * ceil_divide(block.columns, nr) * nr, 0.0f);
+        FfnBlock turn = block;
+        for (int64_t begin = 0; begin < block.columns; begin += turn.columns) {
+            turn.columns = std::min(columns, block.columns - begin);
+            const int64_t panels = ceil_divide(turn.columns, nr);
+            for (int64_t k = 0; k < w.k; k += stream_k) {
+                const int64_t count = std::min(stream_k, w.k - k);
+                load_rows(a, block, k, count, scratch.rows);
+                for (int64_t done = 0; done < count; done += step) {
+                    const int64_t rows = std::min(step, count - done);
+                    FfnPrefetch<3> next(weights_behind(w, turn, column + begin, k + done + rows, step), panels);
+                    for (int64_t j = begin; j < begin + turn.columns; j += nr) {
+                        next.fetch();
+                        add_panel(w, block, column + j, std::min(nr, block.columns - j), k + done, rows,
+                                  scratch.rows + done / k_of_word(), scratch, sums + j * block.rows);
+                    }
+                }
+            }
+        }
+    }
+
+    // A few rows times weights of one panel, without packing them.
+    void add_panel(const Weights& w, const FfnBlock& block, int64_t column, int64_t columns, int64_t k, int64_t count,
+                   const uint32_t* rows, const Scratch& scratch, float* sums) const {
+        if (!has_panel(w, column)) {
+            const WeightBlock weights = weight_block(w, block.expert, column, columns, k, count, scratch);
+            return fgemm_.stream[index(w.kind)](weights, block.rows, rows, sums, fgemm_.nr);
+        }
+        FgemmAhead ahead = {};
+        multiply_panel(
+            fgemm_.stored_tile[index(w.kind)], block, w.panels.columns_from(column), ceil_divide(count, k_of_word()),
+            rows, w.panels.at(block.expert, column, k), sums, false, [] {}, ahead);
+    }
+
+    // All rows of a block times a panel. Calls before_tile() for each tile.
+    template <class BeforeTile>
+    void multiply_panel(FgemmTile tile, const FfnBlock& block, int64_t columns, int64_t words, const uint32_t* rows,
+                        const void* panel, float* sums, bool fresh, BeforeTile&& before_tile, FgemmAhead& ahead) const {
+        const int64_t tiles = ceil_divide(block.rows, fgemm_.mr);
+        for (int64_t t = 0; t < tiles; ++t) {
+            before_tile();
+            // Tiles of even height: a low one costs almost as much as a full one.
+            const int64_t begin = block.rows * t / tiles;
+            const int64_t end = block.rows * (t + 1) / tiles;
+            tile(end - begin, columns, words, rows + begin * fgemm_row_stride, panel, sums + begin * fgemm_.nr,
+                 fgemm_.nr, fresh, &ahead);
         }
     }
 
@@ -209,29 +296,55 @@ class Products {
             const int64_t words = ceil_divide(count, k_of_word());
             load_rows(a, block, k, count, scratch.rows);
             const int64_t calls = tiles * ceil_divide(block.columns, nr);
-            FfnPrefetch next_rows(rows_behind(a, block, k + count, step), calls);
-            FfnRowsBehind next_weights;
-            if (w.dtype != MOE_INT4)
-                next_weights =
-                    ffn_weights_behind(w.data, moe_dtype_size(w.dtype), w.k, w.n, block, column, k + count, step);
-            FgemmAhead ahead = ahead_of(next_weights, calls * ceil_divide(words, fgemm_unit));
+            FfnPrefetch<2> next_rows(rows_behind(a, block, k + count, step), calls);
+            FgemmAhead ahead =
+                ahead_of(weights_behind(w, block, column, k + count, step), calls * ceil_divide(words, fgemm_unit));
             for (int64_t j = 0; j < block.columns; j += nr) {
-                const int64_t columns = std::min(nr, block.columns - j);
-                const int64_t width = ceil_divide(columns, fgemm_.unit) * fgemm_.unit;
-                for_each_run(w, block.expert, column + j, columns, k, count, scratch,
-                             [&](const WeightBlock& weights, int64_t done) {
-                                 fgemm_.pack[index(w.kind)](weights, scratch.packed + done * width / k_of_word());
-                             });
-                for (int64_t t = 0; t < tiles; ++t) {
-                    next_rows.fetch();
-                    // Tiles of even height: a low one costs almost as much as a full one.
-                    const int64_t begin = block.rows * t / tiles;
-                    const int64_t end = block.rows * (t + 1) / tiles;
-                    fgemm_.tile(end - begin, columns, words, scratch.rows + begin * fgemm_row_stride, scratch.packed,
-                                sums + j * block.rows + begin * nr, nr, k == 0, &ahead);
+                int64_t columns = std::min(nr, block.columns - j);
+                const void* panel = scratch.packed;
+                if (has_panel(w, column + j) && stored_as_packed(w)) {
+                    columns = w.panels.columns_from(column + j);
+                    panel = w.panels.at(block.expert, column + j, k);
+                } else {
+                    // Others are converted once for all tiles.
+                    pack_panel(w, block.expert, column + j, columns, k, count, scratch);
                 }
+                multiply_panel(
+                    fgemm_.tile, block, columns, words, scratch.rows, panel, sums + j * block.rows, k == 0,
+                    [&] { next_rows.fetch(); }, ahead);
             }
         }
+    }
+
+    // Whether a panel begins with this column that stored_tile takes.
+    bool has_panel(const Weights& w, int64_t column) const {
+        return w.panels.order.width == fgemm_.nr && w.panels.order.step == k_of_word() && column % fgemm_.nr == 0 &&
+               w.panels.aligned();
+    }
+    // Whether such a panel is what packing would make of its weights.
+    bool stored_as_packed(const Weights& w) const { return fgemm_.stored_tile[index(w.kind)] == fgemm_.tile; }
+
+    void pack_panel(const Weights& w, int64_t expert, int64_t column, int64_t columns, int64_t k, int64_t count,
+                    const Scratch& scratch) const {
+        const int64_t width = ceil_divide(columns, fgemm_.unit) * fgemm_.unit;
+        for_each_run(w, expert, column, columns, k, count, scratch, [&](const WeightBlock& weights, int64_t done) {
+            fgemm_.pack[index(w.kind)](weights, scratch.packed + done * width / k_of_word());
+        });
+    }
+
+    // The weights that follow those of rows below `next_k`: at most `most` rows from there on.
+    FfnRowsBehind weights_behind(const Weights& w, const FfnBlock& block, int64_t column, int64_t next_k,
+                                 int64_t most) const {
+        // int4 is unpacked from memory that nobody prefetches.
+        if (w.dtype == MOE_INT4) return {};
+        if (!w.panels)
+            return ffn_weights_behind(w.data, moe_dtype_size(w.dtype), w.k, w.n, block, column, next_k, most);
+        const FfnWeightPart part = ffn_part_behind(w.k, w.n, block, column, next_k, most);
+        if (part.columns <= 0) return {};
+        const int64_t width = w.panels.order.width;
+        const int64_t first = part.column / width * width;
+        return {w.panels.at(block.expert, first, part.k), w.panels.stride(), ceil_divide(part.columns, width),
+                part.rows * std::min(width, part.columns) * w.panels.item};
     }
 
     // Calls visit(weights, done) for runs of rows [k + done, ...) of weights that share their scales.
@@ -278,15 +391,34 @@ class Products {
         widen_row(rows_, w.scale_dtype, w.offset + at, scratch.offset, n);
     }
 
+    // Weights as kernels pack and stream them.
     static WeightBlock weight_block(const Weights& w, int64_t expert, int64_t column, int64_t columns, int64_t k,
                                     int64_t count, const Scratch& scratch) {
         const int64_t at = (expert * w.k + k) * w.n + column;
         const float* scale = w.scale == nullptr ? nullptr : scratch.scale;
         const float* offset = w.scale == nullptr ? nullptr : scratch.offset;
+        if (w.panels) return packed_block(w.panels, expert, column, columns, k, count, scratch);
         if (w.dtype != MOE_INT4)
             return {w.data + at * moe_dtype_size(w.dtype), w.n, count, columns, scale, offset, w.k - k - count};
-        for (int64_t p = 0; p < count; ++p) unpack_int4(w.data, at + p * w.n, columns, scratch.unpacked + p * columns);
-        return {scratch.unpacked, columns, count, columns, scale, offset, 0};
+        auto* plain = reinterpret_cast<int8_t*>(scratch.plain);
+        for (int64_t p = 0; p < count; ++p) unpack_int4(w.data, at + p * w.n, columns, plain + p * columns);
+        return {plain, columns, count, columns, scale, offset, 0};
+    }
+
+    static WeightBlock packed_block(const FloatPanels& panels, int64_t expert, int64_t column, int64_t columns,
+                                    int64_t k, int64_t count, const Scratch& scratch) {
+        if (panels.aligned() && panels.has_rows_of(column, columns)) {
+            const int64_t first = column / panels.order.width * panels.order.width;
+            return {panels.at(expert, first, k) + (column - first) * panels.item,
+                    panels.columns_from(first),
+                    count,
+                    columns,
+                    nullptr,
+                    nullptr,
+                    0};
+        }
+        panels.read(expert, k, count, column, columns, scratch.plain, columns * panels.item);
+        return {scratch.plain, columns, count, columns, nullptr, nullptr, 0};
     }
 
     void load_bias(const Input& bias, int64_t columns, int64_t expert, int64_t column, int64_t n, float* line) const {
@@ -313,7 +445,12 @@ class Products {
 
 }  // namespace
 
-void FfnFloat::book(const FfnProblem& problem, bool int4, Ledger& ledger) {
+const FgemmKernels& ffn_kernels(Dtype weight) {
+    const FgemmKernels* pairs = weight == MOE_BFLOAT16 && bf16_dot() ? fgemm_pairs_kernels() : nullptr;
+    return pairs != nullptr ? *pairs : fgemm_kernels();
+}
+
+void FfnFloat::book(const FfnProblem& problem, const moe_ffn_args& args, Ledger& ledger) {
     const int64_t threads = ledger.threads();
     int64_t hidden_bytes;
     const int64_t row_bytes = problem.k2 * moe_dtype_size(problem.hidden);
@@ -324,9 +461,12 @@ void FfnFloat::book(const FfnProblem& problem, bool int4, Ledger& ledger) {
     rows_size_ = std::min(problem.rows, ffn_block_rows) * fgemm_row_stride;
     // A single row is streamed by every table; which one runs is known no sooner than then.
     packed_size_ = problem.rows > 1 ? packed_size : 0;
+    // Likewise for panels that are not those of its tiles.
+    const bool any_packed = is_packed(*args.weight1) || is_packed(*args.weight2);
+    plain_size_ = args.weight1->dtype == MOE_INT4 ? plain_int4_size : any_packed ? plain_float_size : 0;
     hidden_ = ledger.book("hidden", static_cast<uint64_t>(hidden_bytes));
     packed_ = ledger.book<uint32_t>("packed weights", threads * packed_size_);
-    unpacked_ = ledger.book<int8_t>("unpacked weights", int4 ? threads * unpacked_size : 0);
+    plain_ = ledger.book("plain weights", static_cast<uint64_t>(threads * plain_size_));
     sums_ = ledger.book<float>("sums", threads * sums_size_ * (problem.gated ? 2 : 1));
     rows_ = ledger.book<uint32_t>("rows", threads * rows_size_);
     lines_ = ledger.book<float>("lines", threads * line_count * largest_line);
@@ -334,13 +474,12 @@ void FfnFloat::book(const FfnProblem& problem, bool int4, Ledger& ledger) {
 
 void FfnFloat::run(const FfnProblem& problem, const FfnOperands& operands, const moe_ffn_args& args,
                    const int64_t* ends, const Workspace& workspace) {
-    const Dtype bias = args.x->dtype == MOE_FLOAT16 ? MOE_FLOAT16 : MOE_FLOAT32;
-    const Products products(problem, operands, args.x->dtype, args.weight1->dtype, bias);
+    const Products products(problem, operands, args);
     const auto scratch_of = [&](int thread) {
         Scratch scratch;
         float* lines = workspace.at<float>(lines_) + thread * line_count * largest_line;
         scratch.packed = workspace.at<uint32_t>(packed_) + thread * packed_size_;
-        scratch.unpacked = workspace.at<int8_t>(unpacked_) + thread * unpacked_size;
+        scratch.plain = workspace.at<char>(plain_) + thread * plain_size_;
         scratch.sums = workspace.at<float>(sums_) + thread * sums_size_ * (problem.gated ? 2 : 1);
         scratch.right_sums = scratch.sums + sums_size_;
         scratch.rows = workspace.at<uint32_t>(rows_) + thread * rows_size_;
@@ -356,12 +495,14 @@ void FfnFloat::run(const FfnProblem& problem, const FfnOperands& operands, const
     char* hidden = workspace.at<char>(hidden_);
     const FfnRows rows{ends, problem.slices()};
     rows.for_each_batch(batch_rows_, [&](int64_t first, int64_t last) {
-        for_each_ffn_block(
-            workspace.threads(), rows, first, last, problem.k2, problem.k1, products.panel(), products.stream_rows(),
-            [&](int thread, const FfnBlock& block) { products.first(block, first, hidden, scratch_of(thread)); });
-        for_each_ffn_block(
-            workspace.threads(), rows, first, last, problem.n2, problem.k2, products.panel(), products.stream_rows(),
-            [&](int thread, const FfnBlock& block) { products.second(block, first, hidden, scratch_of(thread)); });
+        for_each_ffn_block(workspace.threads(), rows, first, last, problem.k2, problem.k1, products.first_panel(),
+                           products.stream_rows(), [&](int thread, const FfnBlock& block) {
+                               products.first(block, first, hidden, scratch_of(thread));
+                           });
+        for_each_ffn_block(workspace.threads(), rows, first, last, problem.n2, problem.k2, products.second_panel(),
+                           products.stream_rows(), [&](int thread, const FfnBlock& block) {
+                               products.second(block, first, hidden, scratch_of(thread));
+                           });
     });
 }
 

@@ -110,9 +110,9 @@ class Products {
                     qgemm_.row(weights + p * n, n, count, block.columns, rows + i * k, scratch.sums + i * stride);
             } else {
                 const int64_t tiles = ceil_divide(block.rows, qgemm_.mr) * panels;
-                FfnPrefetch ahead(ffn_weights_behind(reinterpret_cast<const char*>(w), 1, k, n, block, block.column,
-                                                     p + count, ffn_block_k),
-                                  tiles);
+                FfnPrefetch<2> ahead(ffn_weights_behind(reinterpret_cast<const char*>(w), 1, k, n, block, block.column,
+                                                        p + count, ffn_block_k),
+                                     tiles);
                 multiply_packed(rows, k, weights + p * n, n, count, block, stride, scratch, ahead);
             }
             p += count;
@@ -122,7 +122,7 @@ class Products {
 
     // One block of packed weights times all rows of the block of a.
     void multiply_packed(const int8_t* a, int64_t a_stride, const int8_t* w, int64_t w_stride, int64_t k,
-                         const FfnBlock& block, int64_t stride, const Scratch& scratch, FfnPrefetch& ahead) const {
+                         const FfnBlock& block, int64_t stride, const Scratch& scratch, FfnPrefetch<2>& ahead) const {
         qgemm_.pack(w, w_stride, k, block.columns, scratch.packed);
         const int64_t panel_size = qgemm_.panel_size(k);
         const int64_t row_size = qgemm_.row_size(k);

@@ -6,6 +6,8 @@
 #include <limits>
 #include <utility>
 
+#include "core/packed.h"
+
 namespace moe {
 namespace {
 
@@ -113,7 +115,8 @@ class Resolver {
     }
 
     Status check_weight(const Tensor& weight, const char* name, int64_t* k, int64_t* n) const {
-        if (weight.rank != (problem_.experts > 0 ? 3 : 2))
+        if (is_packed(weight)) MOE_TRY(check_packed(weight, name));
+        if (!is_packed(weight) && weight.rank != (problem_.experts > 0 ? 3 : 2))
             return fail(MOE_ERROR_INVALID, Kind::shape, name, "shape %s, needed %s",
                         describe_shape(weight.rank, weight.shape).text,
                         problem_.experts > 0 ? "(experts, k, n) with expert_tokens" : "(k, n) without expert_tokens");
@@ -123,6 +126,17 @@ class Resolver {
         *k = weight.shape[weight.rank - 2];
         *n = weight.shape[weight.rank - 1];
         return MOE_OK;
+    }
+
+    // The shape of a packed weight begins with experts, one where there are none.
+    Status check_packed(const Tensor& weight, const char* name) const {
+        if (!is_float_weight(weight.dtype))
+            return fail(MOE_ERROR_INVALID, Kind::dtype, name,
+                        "packed %s, needed a weight that is not packed, or packed float32, float16 or bfloat16",
+                        moe_dtype_name(weight.dtype));
+        if (problem_.experts > 0 || weight.shape[0] == 1) return MOE_OK;
+        return fail(MOE_ERROR_INVALID, Kind::shape, name, "packed, of %lld experts, needed one without expert_tokens",
+                    number(weight.shape[0]));
     }
 
     // A tensor that has `columns` values, or that many for every expert.
@@ -397,8 +411,8 @@ class Resolver {
 
 void FfnOperands::book(const moe_ffn_args& args, Ledger& ledger) {
     x.book(args.x, "x", ledger);
-    weight1.book(args.weight1, "weight1", ledger);
-    weight2.book(args.weight2, "weight2", ledger);
+    if (!is_packed(*args.weight1)) weight1.book(args.weight1, "weight1", ledger);
+    if (!is_packed(*args.weight2)) weight2.book(args.weight2, "weight2", ledger);
     bias1.book(args.bias1, "bias1", ledger);
     bias2.book(args.bias2, "bias2", ledger);
     scale.book(args.scale, "scale", ledger);

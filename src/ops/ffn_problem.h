@@ -34,7 +34,7 @@ struct FfnProblem {
     int64_t slices() const { return experts == 0 ? 1 : experts; }
 };
 
-// The tensors of a call as kernels want them.
+// The tensors of a call as kernels want them; packed weights are left out.
 struct FfnOperands {
     Input x, weight1, weight2, bias1, bias2, scale, offset, deq_scale1, deq_scale2;
     Input antiquant_scale1, antiquant_scale2, antiquant_offset1, antiquant_offset2;

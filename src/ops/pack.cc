@@ -5,7 +5,9 @@
 #include "core/nz.h"
 #include "core/packed.h"
 #include "moe_native/pack.h"
+#include "ops/ffn_float.h"
 #include "ops/grouped_matmul.h"
+#include "ops/pack_float.h"
 
 namespace moe {
 namespace {
@@ -20,15 +22,8 @@ class Pack {
     Status resolve(Outputs outputs) {
         MOE_TRY(required(args_.w, "w"));
         if (outputs == Outputs::checked) MOE_TRY(required(args_.out, "out"));
-        MOE_TRY(dtype_in(*args_.w, "w", {MOE_INT8, MOE_INT32, MOE_INT4}));
-        int64_t k = 0;
-        int64_t n = 0;
-        whole(&k, &n);
-        MOE_TRY(part(args_.k, "k", &k));
-        MOE_TRY(part(args_.n, "n", &n));
-        MOE_TRY(weights_.resolve(*args_.w, "w", k, n));
-        MOE_TRY(packed_describe(nullptr, weights_.int4() ? MOE_INT4 : MOE_INT8, weights_.experts(), k, n,
-                                kernels_.layout, "w", &packed_));
+        MOE_TRY(dtype_in(*args_.w, "w", {MOE_INT8, MOE_INT32, MOE_INT4, MOE_FLOAT32, MOE_FLOAT16, MOE_BFLOAT16}));
+        MOE_TRY(floats() ? PackFloat::resolve(args_, &packed_) : resolve_integers());
         if (outputs == Outputs::ignored) return MOE_OK;
         MOE_TRY(dtype_in(*args_.out, "out", {MOE_UINT8}));
         MOE_TRY(shape_is(*args_.out, "out", {bytes()}, "(bytes,)", MOE_ERROR_INVALID));
@@ -42,6 +37,7 @@ class Pack {
     }
 
     void book(Ledger& ledger) {
+        if (floats()) return float_.book(args_, ledger);
         // Plain rows need no other place on the way.
         const int64_t bytes = kernels_.layout == PanelLayout::rows ? 0 : ledger.threads() * stage_bytes;
         stage_piece_ = ledger.book("rows of a panel", static_cast<uint64_t>(bytes));
@@ -49,18 +45,9 @@ class Pack {
 
     Status run(const Workspace& workspace, const RunContext& context) {
         MOE_TRY(context.data_checked());
-        MOE_TRY(weights_.load());
         MOE_TRY(has_data(args_.out, "out"));
         packed_.data = static_cast<char*>(args_.out->data) + MOE_PACKED_HEADER;
-        stage_ = workspace.at<int8_t>(stage_piece_);
-        const PackedStorage to = packed_storage(packed_);
-        const int64_t spans = ceil_divide(to.panels, weights_.panels_together(false));
-        const int64_t grain = 1 + bytes_per_thread / (to.panel_bytes * weights_.panels_together(false));
-        parallel_ranges(workspace.threads(), weights_.experts() * spans, grain,
-                        [&](int thread, int64_t begin, int64_t end) {
-                            for (int64_t item = begin; item < end; ++item)
-                                pack_span(thread, item / spans, item % spans * weights_.panels_together(false));
-                        });
+        MOE_TRY(floats() ? float_.run(args_, packed_, workspace) : pack_integers(workspace));
         write_packed_header(packed_);
         return MOE_OK;
     }
@@ -70,7 +57,33 @@ class Pack {
     static constexpr int64_t stage_bytes = stage_rows * igemm::columns;
     static constexpr int64_t bytes_per_thread = 256 * 1024;
 
+    bool floats() const { return is_float_weight(args_.w->dtype); }
     int64_t bytes() const { return MOE_PACKED_HEADER + packed_storage(packed_).bytes(); }
+
+    Status resolve_integers() {
+        int64_t k = 0;
+        int64_t n = 0;
+        whole(&k, &n);
+        MOE_TRY(part(args_.k, "k", &k));
+        MOE_TRY(part(args_.n, "n", &n));
+        MOE_TRY(weights_.resolve(*args_.w, "w", k, n));
+        return packed_describe(nullptr, weights_.int4() ? MOE_INT4 : MOE_INT8, weights_.experts(), k, n,
+                               kernels_.layout, "w", &packed_);
+    }
+
+    Status pack_integers(const Workspace& workspace) {
+        MOE_TRY(weights_.load());
+        stage_ = workspace.at<int8_t>(stage_piece_);
+        const PackedStorage to = packed_storage(packed_);
+        const int64_t spans = ceil_divide(to.panels, weights_.panels_together(false));
+        const int64_t grain = 1 + bytes_per_thread / (to.panel_bytes * weights_.panels_together(false));
+        parallel_ranges(workspace.threads(), weights_.experts() * spans, grain,
+                        [&](int thread, int64_t begin, int64_t end) {
+                            for (int64_t item = begin; item < end; ++item)
+                                pack_span(thread, item / spans, item % spans * weights_.panels_together(false));
+                        });
+        return MOE_OK;
+    }
 
     // What the shape says, as large as it may be.
     void whole(int64_t* k, int64_t* n) const {
@@ -128,6 +141,7 @@ class Pack {
     const Args args_;
     const IgemmKernels& kernels_;
     ExpertWeights weights_;
+    PackFloat float_;
     Tensor packed_ = {};
     Piece stage_piece_;
     int8_t* stage_ = nullptr;
@@ -139,6 +153,7 @@ class Pack {
 MOE_DEFINE_OPERATOR(moe::Pack, moe_pack)
 
 bool moe_packed_is_current(const moe_tensor* tensor) {
-    return moe::required(tensor, "w") == MOE_OK && moe::is_packed(*tensor) &&
-           moe::packed_storage(*tensor).layout == moe::igemm_kernels().layout;
+    if (moe::required(tensor, "w") != MOE_OK || !moe::is_packed(*tensor)) return false;
+    return moe::packed_storage(*tensor).layout ==
+           (moe::is_float_weight(tensor->dtype) ? moe::ffn_kernels(tensor->dtype).layout : moe::igemm_kernels().layout);
 }

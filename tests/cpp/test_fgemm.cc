@@ -103,9 +103,31 @@ std::vector<uint32_t> words_of(const FgemmKernels& kernels, const std::vector<fl
     return words;
 }
 
-// Packs and multiplies; c has one row per row of a, `columns` wide.
-std::vector<float> packed_product(const FgemmKernels& kernels, const Problem& problem, const std::vector<float>& a,
-                                  int64_t rows, std::vector<float> c) {
+// The panel of columns that packing makes, and that of weights as they are stored: rows filled up with zeros, side by
+// side, two by two with pairs.
+std::vector<float> packed_panel(const FgemmKernels& kernels, WeightKind kind, const WeightBlock& block) {
+    std::vector<float> panel(static_cast<size_t>((block.k + 1) * kernels.nr), NAN);
+    kernels.pack[static_cast<int>(kind)](block, panel.data());
+    return panel;
+}
+std::vector<float> stored_panel(const FgemmKernels& kernels, WeightKind kind, const WeightBlock& block) {
+    const int64_t width = (block.columns + kernels.unit - 1) / kernels.unit * kernels.unit;
+    const auto item = static_cast<int64_t>(item_size(kind));
+    const int64_t step = kernels.pairs ? 2 : 1;
+    std::vector<float> panel(static_cast<size_t>((block.k + 1) * kernels.nr), 0.0f);
+    for (int64_t p = 0; p < block.k; ++p)
+        for (int64_t j = 0; j < block.columns; ++j)
+            std::memcpy(
+                reinterpret_cast<unsigned char*>(panel.data()) + ((p / step * width + j) * step + p % step) * item,
+                static_cast<const unsigned char*>(block.data) + (p * block.stride + j) * item,
+                static_cast<size_t>(item));
+    return panel;
+}
+
+// Multiplies by tiles; c has one row per row of a, `columns` wide.
+template <class MakePanel>
+std::vector<float> tiled_product(const FgemmKernels& kernels, const Problem& problem, const std::vector<float>& a,
+                                 int64_t rows, std::vector<float> c, FgemmTile tile, MakePanel&& make_panel) {
     const int64_t panels = (problem.columns + kernels.nr - 1) / kernels.nr;
     const int64_t width = panels * kernels.nr + 3;
     const int64_t words = kernels.pairs ? (problem.k + 1) / 2 : problem.k;
@@ -115,7 +137,6 @@ std::vector<float> packed_product(const FgemmKernels& kernels, const Problem& pr
         std::memcpy(&sums[static_cast<size_t>(i * width)], &c[static_cast<size_t>(i * problem.columns)],
                     static_cast<size_t>(problem.columns) * sizeof(float));
     for (int64_t p = 0; p < panels; ++p) {
-        std::vector<float> panel(static_cast<size_t>(words * kernels.nr), NAN);
         WeightBlock block = problem.block;
         block.data = problem.weights.data() + static_cast<size_t>(p * kernels.nr) * item_size(problem.kind);
         block.columns = std::min<int64_t>(kernels.nr, problem.columns - p * kernels.nr);
@@ -123,13 +144,12 @@ std::vector<float> packed_product(const FgemmKernels& kernels, const Problem& pr
             block.scale += p * kernels.nr;
             block.offset += p * kernels.nr;
         }
-        kernels.pack[static_cast<int>(problem.kind)](block, panel.data());
+        const std::vector<float> panel = make_panel(kernels, problem.kind, block);
         // Prefetching reads no memory.
         FgemmAhead ahead{nullptr, 100, words, 2, 9};
         for (int64_t i = 0; i < rows; i += kernels.mr)
-            kernels.tile(std::min<int64_t>(kernels.mr, rows - i), block.columns, words,
-                         a_words.data() + i * fgemm_row_stride, panel.data(), sums.data() + i * width + p * kernels.nr,
-                         width, false, &ahead);
+            tile(std::min<int64_t>(kernels.mr, rows - i), block.columns, words, a_words.data() + i * fgemm_row_stride,
+                 panel.data(), sums.data() + i * width + p * kernels.nr, width, false, &ahead);
     }
     for (int64_t i = 0; i < rows; ++i) {
         std::memcpy(&c[static_cast<size_t>(i * problem.columns)], &sums[static_cast<size_t>(i * width)],
@@ -141,6 +161,19 @@ std::vector<float> packed_product(const FgemmKernels& kernels, const Problem& pr
             CHECK(sums[static_cast<size_t>(i * width + j)] == 7.0f);
     }
     return c;
+}
+
+std::vector<float> packed_product(const FgemmKernels& kernels, const Problem& problem, const std::vector<float>& a,
+                                  int64_t rows, std::vector<float> c) {
+    return tiled_product(kernels, problem, a, rows, std::move(c), kernels.tile, packed_panel);
+}
+
+// From panels as packed weights have them; those of integers have none.
+std::vector<float> stored_product(const FgemmKernels& kernels, const Problem& problem, const std::vector<float>& a,
+                                  int64_t rows, std::vector<float> c) {
+    const FgemmTile tile = kernels.stored_tile[static_cast<int>(problem.kind)];
+    if (tile == nullptr) return packed_product(kernels, problem, a, rows, std::move(c));
+    return tiled_product(kernels, problem, a, rows, std::move(c), tile, stored_panel);
 }
 
 // Through `stream`, with a gap between the rows of sums that stays as it is.
@@ -224,6 +257,7 @@ TEST_CASE("every table gives the bits of the plain loops, packed and streamed") 
                     const std::vector<float> c = normal(rows * columns, 6);
                     const std::vector<float> needed = streamed_product(reference, problem, a, rows, c);
                     CHECK(same_bits(packed_product(kernels, problem, a, rows, c), needed));
+                    CHECK(same_bits(stored_product(kernels, problem, a, rows, c), needed));
                     CHECK(same_bits(streamed_product(kernels, problem, a, rows, c), needed));
                 }
     });
@@ -289,7 +323,7 @@ TEST_CASE("inf and NaN stay in their row and column") {
         w[3 * problem.stride + 18] = INFINITY;
         std::vector<float> a(9 * 5, 1.0f);
         a[9 + 4] = INFINITY;
-        for (const auto product : {packed_product, streamed_product}) {
+        for (const auto product : {packed_product, stored_product, streamed_product}) {
             const std::vector<float> c = product(kernels, problem, a, 5, std::vector<float>(5 * 40));
             for (size_t i = 0; i < 5; ++i)
                 for (size_t j = 0; j < 40; ++j) {
@@ -375,6 +409,7 @@ TEST_CASE("pairs: sums of integers are exact") {
                 for (float& value : c) value = std::nearbyint(value * 1000.0f);
                 const std::vector<float> needed = streamed_product(fgemm_ref, problem, a, rows, c);
                 CHECK(same_bits(packed_product(kernels, problem, a, rows, c), needed));
+                CHECK(same_bits(stored_product(kernels, problem, a, rows, c), needed));
                 CHECK(same_bits(streamed_product(kernels, problem, a, rows, c), needed));
             }
     });
@@ -391,6 +426,7 @@ TEST_CASE("pairs: every table is within the bound of the sums, packed as streame
                 const std::vector<float> a = rounded_to_bf16(normal(rows * k, 5));
                 const std::vector<float> c = normal(rows * columns, 6);
                 const std::vector<float> packed = packed_product(kernels, problem, a, rows, c);
+                CHECK(same_bits(stored_product(kernels, problem, a, rows, c), packed));
                 CHECK(same_bits(streamed_product(kernels, problem, a, rows, c), packed));
                 const auto* w = reinterpret_cast<const uint16_t*>(problem.weights.data());
                 for (int64_t i = 0; i < rows; ++i)

@@ -155,6 +155,53 @@ TEST_CASE("a packed weight gives the same results, here and elsewhere, with less
     }
 }
 
+TEST_CASE("packed weights of floats: the same bits, here and elsewhere, from any address") {
+    moe_config config;
+    moe_get_config(&config);
+    const std::string limit = config.isa_limit;
+    constexpr int64_t m = 30, hidden = 150;
+    std::mt19937 engine(3);
+    std::normal_distribution<float> normal;
+    std::vector<float> x(m * k), w1(e * k * hidden), w2(e * hidden * n), y(m * n), needed(m * n);
+    for (auto* values : {&x, &w1, &w2})
+        for (float& value : *values) value = normal(engine);
+    std::vector<int64_t> tokens{3, m - 3};
+    const moe_tensor t_x = tensor(x, MOE_FLOAT32, {m, k}), t_tokens = tensor(tokens, MOE_INT64, {e});
+    const moe_tensor t_w1 = tensor(w1, MOE_FLOAT32, {e, k, hidden}), t_w2 = tensor(w2, MOE_FLOAT32, {e, hidden, n});
+    const auto run = [&](const moe_tensor& weight1, const moe_tensor& weight2, std::vector<float>& result) {
+        moe_tensor t_y = tensor(result, MOE_FLOAT32, {m, n});
+        moe_ffn_args args = {};
+        args.x = &t_x;
+        args.weight1 = &weight1;
+        args.weight2 = &weight2;
+        args.expert_tokens = &t_tokens;
+        args.activation = "silu";
+        args.y = &t_y;
+        return plan_and_run(args, moe_ffn_plan, moe_ffn_run);
+    };
+    for (const char* used : {"", "baseline"}) {
+        REQUIRE(moe_set_isa_limit(limit.c_str()) == MOE_OK);
+        std::vector<unsigned char> memory = pack(t_w1);
+        const std::vector<unsigned char> memory2 = pack(t_w2);
+        moe_tensor packed, packed2;
+        REQUIRE(moe_packed_view(memory2.data(), memory2.size(), &packed2) == MOE_OK);
+        CHECK(moe_packed_is_current(&packed2));
+        if (used[0] != '\0') REQUIRE(moe_set_isa_limit(used) == MOE_OK);
+        REQUIRE(run(t_w1, t_w2, needed) == MOE_OK);
+        for (const std::ptrdiff_t odd : {0, 1}) {
+            memory.insert(memory.begin(), static_cast<size_t>(odd), 0xEE);
+            REQUIRE(moe_packed_view(memory.data() + odd, memory.size() - static_cast<size_t>(odd), &packed) == MOE_OK);
+            std::fill(y.begin(), y.end(), -7.0f);
+            REQUIRE(run(packed, packed2, y) == MOE_OK);
+            CHECK(y == needed);
+            CHECK(pack(packed) == pack(t_w1));
+        }
+        packed.data = nullptr;
+        CHECK(run(packed, packed2, y) == MOE_ERROR_NULL);
+    }
+    REQUIRE(moe_set_isa_limit(limit.c_str()) == MOE_OK);
+}
+
 TEST_CASE("null, memory that is too short, and tensors that say otherwise") {
     const Weight weight;
     std::vector<unsigned char> memory = pack(weight.tensor);
@@ -181,7 +228,8 @@ TEST_CASE("null, memory that is too short, and tensors that say otherwise") {
     for (int d = 0; d < 4; ++d) {
         moe_tensor other = packed;
         // The last one is the number of a layout: the next may be as good.
-        other.storage_shape[d] = d < 3 ? packed.storage_shape[d] + 1 : moe::panel_layouts + 1;
+        other.storage_shape[d] =
+            d < 3 ? packed.storage_shape[d] + 1 : static_cast<int64_t>(moe::PanelLayout::octets) + 1;
         CHECK(refused(other));
         other.storage_shape[d] = INT64_MAX;
         CHECK(refused(other));

@@ -11,6 +11,8 @@
 
 #include <cstdint>
 
+#include "core/panel.h"
+
 namespace moe {
 
 // How weights are stored, and what float32 number w stands for one. Integers are dequantised with a scale s and an
@@ -47,12 +49,16 @@ struct FgemmAhead {
     int64_t done = 0;  // of the lines of these rows
 };
 
+using FgemmTile = void (*)(int64_t rows, int64_t columns, int64_t words, const void* a, const void* panel, float* c,
+                           int64_t c_stride, bool fresh, FgemmAhead* ahead);
+
 struct FgemmKernels {
     bool fused;
     bool pairs;
-    int mr;    // rows of a tile, at most fgemm_max_rows
-    int nr;    // columns of a tile and of a packed panel, at most fgemm_max_columns
-    int unit;  // panels with fewer columns are filled up with zeros to a multiple of it
+    int mr;              // rows of a tile, at most fgemm_max_rows
+    int nr;              // columns of a tile and of a packed panel, at most fgemm_max_columns
+    int unit;            // panels with fewer columns are filled up with zeros to a multiple of it
+    PanelLayout layout;  // of weights that are packed for it
     // By WeightKind. So many rows are better streamed than packed for, at most fgemm_max_stream_rows.
     int stream_rows[weight_kinds];
 
@@ -67,8 +73,11 @@ struct FgemmKernels {
     // For `rows` <= mr and a panel: c[i][j] += sum over p of a[i][p] * panel[p][j], all columns of it, those that fill it
     // up included. `words` are the k of it, or the pairs of k. Rows of a lie fgemm_row_stride words apart. `fresh`: c
     // counts as 0.
-    void (*tile)(int64_t rows, int64_t columns, int64_t words, const void* a, const void* panel, float* c,
-                 int64_t c_stride, bool fresh, FgemmAhead* ahead);
+    FgemmTile tile;
+
+    // By WeightKind; null for integers. The same for panels of packed weights, which are converted on the way: where that
+    // takes nothing this is `tile`.
+    FgemmTile stored_tile[weight_kinds];
 };
 
 constexpr int fgemm_max_rows = 16;

@@ -143,9 +143,11 @@ const FgemmKernels fgemm_avx512bf16 = {true,
                                        Vector::tile_rows,
                                        tile_columns,
                                        lanes,
+                                       PanelLayout::float_pairs_64,
                                        {0, 0, together, 0, 0},
                                        {nullptr, nullptr, pack, nullptr, nullptr},
                                        {nullptr, nullptr, stream, nullptr, nullptr},
-                                       tile};
+                                       tile<F32>,
+                                       {nullptr, nullptr, tile<F32>, nullptr, nullptr}};
 
 }  // namespace moe

@@ -10,11 +10,6 @@
 namespace moe {
 namespace {
 
-// Stored weights to float32 vectors. `j` is the column.
-struct F32 {
-    using Stored = float;
-    static Lanes load(const Stored* w, const WeightBlock&, int64_t) { return Vector::load(w); }
-};
 struct F16 {
     using Stored = uint16_t;
     static Lanes load(const Stored* w, const WeightBlock&, int64_t) { return Vector::from_f16(w); }
@@ -167,10 +162,12 @@ const FgemmKernels MOE_FGEMM_TABLE = {
     Vector::tile_rows,
     tile_columns,
     lanes,
+    float_layout<tile_columns>(),
     {rows_together(line_vectors<F32>), rows_together(line_vectors<F16>), rows_together(line_vectors<Bf16>),
      rows_together(line_vectors<S8F16>), rows_together(line_vectors<S8Bf16>)},
     {pack<F32>, pack<F16>, pack<Bf16>, pack<S8F16>, pack<S8Bf16>},
     {stream<F32>, stream<F16>, stream<Bf16>, stream<S8F16>, stream<S8Bf16>},
-    tile};
+    tile<F32>,
+    {tile<F32>, tile<F16>, tile<Bf16>, nullptr, nullptr}};
 
 }  // namespace moe

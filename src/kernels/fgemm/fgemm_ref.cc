@@ -57,33 +57,36 @@ void stream(const WeightBlock& block, int64_t rows, const void* rows_of_a, float
                     multiply_add<fused>(a[i * fgemm_row_stride + p], weight<kind>(block, p, j), c[i * c_stride + j]);
 }
 
-template <bool fused>
+template <WeightKind kind, bool fused>
 void tile(int64_t rows, int64_t columns, int64_t words, const void* rows_of_a, const void* panel, float* c,
           int64_t c_stride, bool fresh, FgemmAhead*) {
     const auto* a = static_cast<const float*>(rows_of_a);
-    const auto* w = static_cast<const float*>(panel);
+    const WeightBlock block{panel, columns, words, columns, nullptr, nullptr};
     for (int64_t i = 0; i < rows; ++i)
         for (int64_t j = 0; j < columns; ++j) {
             float& sum = c[i * c_stride + j];
             if (fresh) sum = 0.0f;
             for (int64_t p = 0; p < words; ++p)
-                sum = multiply_add<fused>(a[i * fgemm_row_stride + p], w[p * columns + j], sum);
+                sum = multiply_add<fused>(a[i * fgemm_row_stride + p], weight<kind>(block, p, j), sum);
         }
 }
 
 template <bool fused>
 constexpr FgemmKernels table() {
-    return {fused,
-            false,
-            ref_rows,
-            ref_columns,
-            ref_unit,
-            {ref_stream_rows, ref_stream_rows, ref_stream_rows, ref_stream_rows, ref_stream_rows},
-            {pack<WeightKind::f32>, pack<WeightKind::f16>, pack<WeightKind::bf16>, pack<WeightKind::s8_f16>,
-             pack<WeightKind::s8_bf16>},
-            {stream<WeightKind::f32, fused>, stream<WeightKind::f16, fused>, stream<WeightKind::bf16, fused>,
-             stream<WeightKind::s8_f16, fused>, stream<WeightKind::s8_bf16, fused>},
-            tile<fused>};
+    return {
+        fused,
+        false,
+        ref_rows,
+        ref_columns,
+        ref_unit,
+        PanelLayout{},
+        {ref_stream_rows, ref_stream_rows, ref_stream_rows, ref_stream_rows, ref_stream_rows},
+        {pack<WeightKind::f32>, pack<WeightKind::f16>, pack<WeightKind::bf16>, pack<WeightKind::s8_f16>,
+         pack<WeightKind::s8_bf16>},
+        {stream<WeightKind::f32, fused>, stream<WeightKind::f16, fused>, stream<WeightKind::bf16, fused>,
+         stream<WeightKind::s8_f16, fused>, stream<WeightKind::s8_bf16, fused>},
+        tile<WeightKind::f32, fused>,
+        {tile<WeightKind::f32, fused>, tile<WeightKind::f16, fused>, tile<WeightKind::bf16, fused>, nullptr, nullptr}};
 }
 
 // --- Pairs of bfloat16 ---
@@ -148,9 +151,11 @@ const FgemmKernels fgemm_ref_pairs = {
     ref_rows,
     ref_columns,
     ref_unit,
+    PanelLayout{},
     {ref_stream_rows, ref_stream_rows, ref_stream_rows, ref_stream_rows, ref_stream_rows},
     {nullptr, nullptr, pack_pairs, nullptr, nullptr},
     {nullptr, nullptr, stream_pairs, nullptr, nullptr},
-    tile_of_pairs};
+    tile_of_pairs,
+    {nullptr, nullptr, tile_of_pairs, nullptr, nullptr}};
 
 }  // namespace moe

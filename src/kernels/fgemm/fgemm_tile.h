@@ -15,6 +15,12 @@ constexpr int tile_vectors = Vector::tile_vectors;
 constexpr int tile_columns = lanes * tile_vectors;
 static_assert(Vector::tile_rows <= fgemm_max_rows && tile_columns <= fgemm_max_columns);
 
+// Stored weights to float32 vectors, `j` is the column: here those that are stored as the words of a tile.
+struct F32 {
+    using Stored = float;
+    static Lanes load(const Stored* w, const WeightBlock&, int64_t) { return Vector::load(w); }
+};
+
 // Rows of a are streamed past this many rows of weights at a time, a cache line of each, while others are on their way:
 // memory is fastest with several streams and no bursts, and the processor's own prefetching starts anew in every page.
 constexpr int rows_at_once = 8;
@@ -93,9 +99,10 @@ inline void for_each_group(int64_t rows, Visit&& visit, int64_t first = 0) {
 }
 
 // Indices as template arguments and not as loops: GCC keeps arrays that it indexes in a loop in memory as well.
-template <int... row, int... vector>
+template <class Kind, int... row, int... vector>
 inline void tile_of(std::integer_sequence<int, row...>, std::integer_sequence<int, vector...>, int64_t words,
-                    const float* a, const float* panel, float* c, int64_t c_stride, bool fresh, FgemmAhead& ahead) {
+                    const float* a, const typename Kind::Stored* panel, float* c, int64_t c_stride, bool fresh,
+                    FgemmAhead& ahead) {
     constexpr int vectors = sizeof...(vector);
     Lanes sum[sizeof...(row)][vectors] = {};
     if (!fresh) {
@@ -110,7 +117,7 @@ inline void tile_of(std::integer_sequence<int, row...>, std::integer_sequence<in
         fetch(ahead);
         const int64_t end = std::min(begin + fgemm_unit, words);
         for (int64_t p = begin; p < end; ++p) {
-            const Lanes w[] = {Vector::load(panel + (p * vectors + vector) * lanes)...};
+            const Lanes w[] = {Kind::load(panel + (p * vectors + vector) * lanes, WeightBlock(), 0)...};
             const auto add = [&](int i, Lanes(&own)[vectors]) {
                 const Lanes factor = Vector::broadcast(a + i * fgemm_row_stride + p);
                 ((own[vector] = Vector::multiply_add(factor, w[vector], own[vector])), ...);
@@ -125,26 +132,27 @@ inline void tile_of(std::integer_sequence<int, row...>, std::integer_sequence<in
     (store(sum[row]), ...);
 }
 
-template <int rows, int vectors>
-void tile_up_to(int64_t wanted_rows, int64_t wanted_vectors, int64_t words, const float* a, const float* panel,
-                float* c, int64_t c_stride, bool fresh, FgemmAhead& ahead) {
+template <class Kind, int rows, int vectors>
+void tile_up_to(int64_t wanted_rows, int64_t wanted_vectors, int64_t words, const float* a,
+                const typename Kind::Stored* panel, float* c, int64_t c_stride, bool fresh, FgemmAhead& ahead) {
     if constexpr (vectors > 1)
         if (wanted_vectors < vectors)
-            return tile_up_to<rows, vectors - 1>(wanted_rows, wanted_vectors, words, a, panel, c, c_stride, fresh,
-                                                 ahead);
+            return tile_up_to<Kind, rows, vectors - 1>(wanted_rows, wanted_vectors, words, a, panel, c, c_stride, fresh,
+                                                       ahead);
     if constexpr (rows > 1)
         if (wanted_rows < rows)
-            return tile_up_to<rows - 1, vectors>(wanted_rows, wanted_vectors, words, a, panel, c, c_stride, fresh,
-                                                 ahead);
-    tile_of(std::make_integer_sequence<int, rows>(), std::make_integer_sequence<int, vectors>(), words, a, panel, c,
-            c_stride, fresh, ahead);
+            return tile_up_to<Kind, rows - 1, vectors>(wanted_rows, wanted_vectors, words, a, panel, c, c_stride, fresh,
+                                                       ahead);
+    tile_of<Kind>(std::make_integer_sequence<int, rows>(), std::make_integer_sequence<int, vectors>(), words, a, panel,
+                  c, c_stride, fresh, ahead);
 }
 
+template <class Kind>
 void tile(int64_t rows, int64_t columns, int64_t words, const void* a, const void* panel, float* c, int64_t c_stride,
           bool fresh, FgemmAhead* ahead) {
-    tile_up_to<Vector::tile_rows, tile_vectors>(rows, (columns + lanes - 1) / lanes, words,
-                                                static_cast<const float*>(a), static_cast<const float*>(panel), c,
-                                                c_stride, fresh, *ahead);
+    tile_up_to<Kind, Vector::tile_rows, tile_vectors>(
+        rows, (columns + lanes - 1) / lanes, words, static_cast<const float*>(a),
+        static_cast<const typename Kind::Stored*>(panel), c, c_stride, fresh, *ahead);
 }
 
 }  // namespace

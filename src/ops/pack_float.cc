@@ -1,0 +1,81 @@
+#include "ops/pack_float.h"
+
+#include <cstring>
+
+#include "ops/ffn_float.h"
+
+namespace moe {
+namespace {
+
+// Rows of a panel that are taken at a time from another packed weight.
+constexpr int64_t stage_rows = 32;
+constexpr int64_t stage_bytes = stage_rows * fgemm_max_columns * static_cast<int64_t>(sizeof(float));
+constexpr int64_t bytes_per_thread = 256 * 1024;
+
+Status size_is(int64_t given, const char* argument, int64_t size) {
+    if (given != 0 && given != size)
+        return fail(MOE_ERROR_INVALID, Kind::value, argument, "%lld, needed the %lld of w, or 0 for them",
+                    static_cast<long long>(given), static_cast<long long>(size));
+    if (size > 0) return MOE_OK;
+    return fail(MOE_ERROR_INVALID, Kind::shape, "w", "%s = 0, needed 1 or more", argument);
+}
+
+}  // namespace
+
+Status PackFloat::resolve(const moe_pack_args& args, Tensor* packed) {
+    const Tensor& w = *args.w;
+    if (w.rank != 2 && w.rank != 3)
+        return fail(MOE_ERROR_INVALID, Kind::shape, "w", "shape %s, needed (k, n) or (experts, k, n) of %s",
+                    describe_shape(w.rank, w.shape).text, moe_dtype_name(w.dtype));
+    const int64_t experts = w.rank == 2 ? 1 : w.shape[0];
+    const int64_t k = w.shape[w.rank - 2];
+    const int64_t n = w.shape[w.rank - 1];
+    MOE_TRY(size_is(args.k, "k", k));
+    MOE_TRY(size_is(args.n, "n", n));
+    return packed_describe(nullptr, w.dtype, experts, k, n, ffn_kernels(w.dtype).layout, "w", packed);
+}
+
+void PackFloat::book(const moe_pack_args& args, Ledger& ledger) {
+    if (!is_packed(*args.w)) w_.book(args.w, "w", ledger);
+    const int64_t bytes = is_packed(*args.w) ? ledger.threads() * stage_bytes : 0;
+    stage_ = ledger.book("rows of a panel", static_cast<uint64_t>(bytes));
+}
+
+Status PackFloat::run(const moe_pack_args& args, const Tensor& packed, const Workspace& workspace) {
+    MOE_TRY(w_.load(workspace));
+    MOE_TRY(has_data(args.w, "w"));
+    const PackedStorage storage = packed_storage(packed);
+    const FloatPanels to(packed);
+    const int64_t panels = ceil_divide(storage.n, to.order.width);
+    parallel_ranges(workspace.threads(), storage.experts * panels, 1 + bytes_per_thread / to.stride(),
+                    [&](int thread, int64_t begin, int64_t end) {
+                        char* const stage = workspace.at<char>(stage_) + thread * stage_bytes;
+                        for (int64_t item = begin; item < end; ++item)
+                            pack_panel(args, to, item / panels, item % panels * to.order.width, stage);
+                    });
+    return MOE_OK;
+}
+
+void PackFloat::pack_panel(const moe_pack_args& args, const FloatPanels& to, int64_t expert, int64_t first,
+                           char* stage) const {
+    const int64_t k = args.w->shape[args.w->rank - 2];
+    const int64_t stored = to.columns_from(first);
+    const int64_t columns = std::min(stored, to.n - first);
+    // What no row or column fills up is zero: equal weights become equal bytes.
+    if (columns < stored || k < to.stored_k)
+        std::memset(to.at(expert, first, 0), 0, static_cast<size_t>(stored * to.stored_k * to.item));
+    if (!is_packed(*args.w)) {
+        const int64_t row_bytes = to.n * to.item;
+        return to.write(expert, 0, k, first, columns, w_.data<char>() + expert * k * row_bytes + first * to.item,
+                        row_bytes);
+    }
+    const FloatPanels from(*args.w);
+    const int64_t row_bytes = columns * to.item;
+    for (int64_t row = 0; row < k; row += stage_rows) {
+        const int64_t rows = std::min(stage_rows, k - row);
+        from.read(expert, row, rows, first, columns, stage, row_bytes);
+        to.write(expert, row, rows, first, columns, stage, row_bytes);
+    }
+}
+
+}  // namespace moe
