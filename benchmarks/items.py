@@ -205,8 +205,10 @@ def prepare_ffn(spec: Mapping[str, Any], peer: Peer) -> Work:
     w2 = [floats((*lead, n1, n2), dtype, 100 + s, n1**-0.5) for s in range(sets)]
     tokens = None if counts is None else counts.astype(np.int64)
 
-    def call(i: int, out: Any) -> Array:
-        return moe_native.npu_ffn(x, w1[i], w2[i], activation, expert_tokens=tokens, out=out)
+    stored = list(zip(w1, w2, strict=True))
+
+    def call(i: int, out: Any, held: Sequence[tuple[Any, Any]] = stored) -> Array:
+        return moe_native.npu_ffn(x, *held[i], activation, expert_tokens=tokens, out=out)
 
     # Rows of the largest, the middle and the smallest expert: the oracle widens whole weights.
     ends = np.array([m]) if counts is None else np.cumsum(counts)
@@ -230,7 +232,10 @@ def prepare_ffn(spec: Mapping[str, Any], peer: Peer) -> Work:
     def error(result: Array) -> float:
         return error_of(result[rows], exact)
 
-    contenders = ours(spec, call, np.empty((m, n2), dtype), error)
+    out = np.empty((m, n2), dtype)
+    contenders = ours(spec, call, out, error)
+    packed = [(moe_native.pack(a), moe_native.pack(b)) for a, b in stored]
+    contenders.append(Contender("moe_native, packed, out=", lambda i: call(i, out, packed), error, ours=True))
     same = dtype == np.float32
     p1 = [w.reshape(e, k1, n1).astype(np.float32, copy=not same) for w in w1]
     p2 = [w.reshape(e, n1, n2).astype(np.float32, copy=not same) for w in w2]
