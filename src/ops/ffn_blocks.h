@@ -115,6 +115,17 @@ void for_each_ffn_block(int threads, const FfnRows& all, int64_t first, int64_t 
     });
 }
 
+// Calls visit(begin, rows) for tiles of at most `most` rows. They are of even height: a low one costs almost as much as a
+// full one.
+template <class Visit>
+void for_each_ffn_tile(int64_t rows, int64_t most, Visit&& visit) {
+    const int64_t tiles = ceil_divide(rows, most);
+    const int64_t height = rows / tiles;
+    const int64_t higher = rows % tiles;
+    for (int64_t t = 0, begin = 0; t < tiles; begin += height + (t < higher ? 1 : 0), ++t)
+        visit(begin, height + (t < higher ? 1 : 0));
+}
+
 // Rows of memory, `stride` bytes apart.
 struct FfnRowsBehind {
     const char* first = nullptr;

@@ -274,15 +274,11 @@ class Products {
     template <class BeforeTile>
     void multiply_panel(FgemmTile tile, const FfnBlock& block, int64_t columns, int64_t words, const uint32_t* rows,
                         const void* panel, float* sums, bool fresh, BeforeTile&& before_tile, FgemmAhead& ahead) const {
-        const int64_t tiles = ceil_divide(block.rows, fgemm_.mr);
-        for (int64_t t = 0; t < tiles; ++t) {
+        for_each_ffn_tile(block.rows, fgemm_.mr, [&](int64_t begin, int64_t count) {
             before_tile();
-            // Tiles of even height: a low one costs almost as much as a full one.
-            const int64_t begin = block.rows * t / tiles;
-            const int64_t end = block.rows * (t + 1) / tiles;
-            tile(end - begin, columns, words, rows + begin * fgemm_row_stride, panel, sums + begin * fgemm_.nr,
-                 fgemm_.nr, fresh, &ahead);
-        }
+            tile(count, columns, words, rows + begin * fgemm_row_stride, panel, sums + begin * fgemm_.nr, fgemm_.nr,
+                 fresh, &ahead);
+        });
     }
 
     void multiply(const Rows& a, const Weights& w, const FfnBlock& block, int64_t column, const Scratch& scratch,

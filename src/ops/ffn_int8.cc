@@ -126,11 +126,7 @@ class Products {
         qgemm_.pack(w, w_stride, k, block.columns, scratch.packed);
         const int64_t panel_size = qgemm_.panel_size(k);
         const int64_t row_size = qgemm_.row_size(k);
-        const int64_t tiles = ceil_divide(block.rows, qgemm_.mr);
-        for (int64_t t = 0; t < tiles; ++t) {
-            // Tiles of even height: a low one costs almost as much as a full one.
-            const int64_t begin = block.rows * t / tiles;
-            const int64_t rows = block.rows * (t + 1) / tiles - begin;
+        for_each_ffn_tile(block.rows, qgemm_.mr, [&](int64_t begin, int64_t rows) {
             for (int64_t r = 0; r < rows; ++r)
                 qgemm_.pack_row(a + (begin + r) * a_stride, k, scratch.rows + r * row_size);
             for (int64_t j = 0; j < stride; j += qgemm_.nr) {
@@ -138,7 +134,7 @@ class Products {
                 qgemm_.tile(rows, k, scratch.rows, scratch.packed + j / qgemm_.nr * panel_size,
                             scratch.sums + begin * stride + j, stride);
             }
-        }
+        });
     }
 
     void round_f16(float* values, int64_t n, const Scratch& scratch) const {
