@@ -37,8 +37,8 @@ Status PackFloat::resolve(const moe_pack_args& args, Tensor* packed) {
 
 void PackFloat::book(const moe_pack_args& args, Ledger& ledger) {
     if (!is_packed(*args.w)) w_.book(args.w, "w", ledger);
-    const int64_t bytes = is_packed(*args.w) ? ledger.threads() * stage_bytes : 0;
-    stage_ = ledger.book("rows of a panel", static_cast<uint64_t>(bytes));
+    stage_size_ = is_packed(*args.w) ? stage_bytes : 0;
+    stage_ = ledger.book("rows of a panel", static_cast<uint64_t>(ledger.threads() * stage_size_));
 }
 
 Status PackFloat::run(const moe_pack_args& args, const Tensor& packed, const Workspace& workspace) {
@@ -49,7 +49,7 @@ Status PackFloat::run(const moe_pack_args& args, const Tensor& packed, const Wor
     const int64_t panels = ceil_divide(storage.n, to.order.width);
     parallel_ranges(workspace.threads(), storage.experts * panels, 1 + bytes_per_thread / to.stride(),
                     [&](int thread, int64_t begin, int64_t end) {
-                        char* const stage = workspace.at<char>(stage_) + thread * stage_bytes;
+                        char* const stage = workspace.at<char>(stage_) + thread * stage_size_;
                         for (int64_t item = begin; item < end; ++item)
                             pack_panel(args, to, item / panels, item % panels * to.order.width, stage);
                     });

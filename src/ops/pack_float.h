@@ -20,6 +20,7 @@ class PackFloat {
 
     Input w_;
     Piece stage_;
+    int64_t stage_size_ = 0;
 };
 
 }  // namespace moe
