@@ -31,10 +31,10 @@ extern "C" {
 #define MOE_PACKED_HEADER 128
 #define MOE_PACKED_VERSION 2
 
+/* w: int8, int32 or int4 in any form of grouped_matmul.h; float32, float16 or bfloat16 (e, k, n), or (k, n) for e = 1; or
+ * packed already. */
 typedef struct moe_pack_args {
-    const moe_tensor*
-        w;           /* int8, int32 or int4 in any form of grouped_matmul.h; float32, float16 or bfloat16 (e, k, n), or
-                            (k, n) for e = 1; or packed already */
+    const moe_tensor* w;
     int64_t k;       /* 0: as many as the shape of w says, padding of tiles included */
     int64_t n;       /* likewise; eight to an int32 */
     moe_tensor* out; /* uint8 (bytes,), contiguous. From an address that 64 divides, kernels read it fastest */
