@@ -16,6 +16,8 @@ void copy_items(int64_t count, char* target, int64_t target_stride, const char* 
     for (int64_t i = 0; i < count; ++i) std::memcpy(target + i * target_stride, source + i * source_stride, sizeof(T));
 }
 
+}  // namespace
+
 void copy_line(int64_t count, int64_t item_size, char* target, int64_t target_stride, const char* source,
                int64_t source_stride) {
     if (target_stride == item_size && source_stride == item_size) {
@@ -33,8 +35,6 @@ void copy_line(int64_t count, int64_t item_size, char* target, int64_t target_st
             return copy_items<uint64_t>(count, target, target_stride, source, source_stride);
     }
 }
-
-}  // namespace
 
 void copy_strided(int threads, int32_t rank, const int64_t* shape, int64_t item_size, void* target,
                   const int64_t* target_stride, const void* source, const int64_t* source_stride) {

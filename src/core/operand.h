@@ -8,6 +8,10 @@
 
 namespace moe {
 
+// Copies `count` items of 1, 2, 4 or 8 bytes; strides in bytes.
+void copy_line(int64_t count, int64_t item_size, char* target, int64_t target_stride, const char* source,
+               int64_t source_stride);
+
 // Copies between two views of the same shape; strides in bytes. Parallel when it pays.
 void copy_strided(int threads, int32_t rank, const int64_t* shape, int64_t item_size, void* target,
                   const int64_t* target_stride, const void* source, const int64_t* source_stride);

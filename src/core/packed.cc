@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstring>
 
-#include "core/divide.h"
+#include "core/operand.h"
 
 namespace moe {
 namespace {
@@ -121,17 +121,6 @@ void fill_storage_shape(Dtype dtype, const int64_t* shape, PanelLayout layout, i
     storage_shape[3] = static_cast<int64_t>(layout);
 }
 
-// Steps count items; only those of two bytes have others than 1.
-void copy_items(int64_t count, int64_t item, char* target, int64_t target_step, const char* source,
-                int64_t source_step) {
-    if (target_step == 1 && source_step == 1) {
-        std::memcpy(target, source, static_cast<size_t>(count * item));
-        return;
-    }
-    for (int64_t i = 0; i < count; ++i)
-        std::memcpy(target + i * target_step * 2, source + i * source_step * 2, sizeof(uint16_t));
-}
-
 }  // namespace
 
 PackedStorage packed_storage(const Tensor& tensor) {
@@ -166,14 +155,14 @@ void FloatPanels::for_each_run(int64_t expert, int64_t k, int64_t rows, int64_t 
 void FloatPanels::read(int64_t expert, int64_t k, int64_t rows, int64_t column, int64_t columns, char* target,
                        int64_t row_bytes) const {
     for_each_run(expert, k, rows, column, columns, [&](const char* stored, int64_t row, int64_t offset, int64_t count) {
-        copy_items(count, item, target + row * row_bytes + offset, 1, stored, order.step);
+        copy_line(count, item, target + row * row_bytes + offset, item, stored, order.step * item);
     });
 }
 
 void FloatPanels::write(int64_t expert, int64_t k, int64_t rows, int64_t column, int64_t columns, const char* source,
                         int64_t row_bytes) const {
     for_each_run(expert, k, rows, column, columns, [&](char* stored, int64_t row, int64_t offset, int64_t count) {
-        copy_items(count, item, stored, order.step, source + row * row_bytes + offset, 1);
+        copy_line(count, item, stored, order.step * item, source + row * row_bytes + offset, item);
     });
 }
 
