@@ -105,29 +105,11 @@ class Products {
           operands_(operands),
           fgemm_(ffn_kernels(args.weight1->dtype)),
           bias_dtype_(args.x->dtype == MOE_FLOAT16 ? MOE_FLOAT16 : MOE_FLOAT32) {
-        const Dtype x = args.x->dtype;
-        const WeightKind kind = kind_of(args.weight1->dtype, x);
-        x_ = {x, operands.x.data<char>(), problem.k1, 0};
-        weight1_ = {kind,
-                    args.weight1->dtype,
-                    operands.weight1.data<char>(),
-                    panels_of(*args.weight1),
-                    problem.k1,
-                    problem.n1,
-                    x,
-                    operands.antiquant_scale1.data<char>(),
-                    operands.antiquant_offset1.data<char>(),
-                    problem.groups1};
-        weight2_ = {kind,
-                    args.weight2->dtype,
-                    operands.weight2.data<char>(),
-                    panels_of(*args.weight2),
-                    problem.k2,
-                    problem.n2,
-                    x,
-                    operands.antiquant_scale2.data<char>(),
-                    operands.antiquant_offset2.data<char>(),
-                    problem.groups2};
+        x_ = {args.x->dtype, operands.x.data<char>(), problem.k1, 0};
+        weight1_ = weights_of(*args.weight1, operands.weight1, operands.antiquant_scale1, operands.antiquant_offset1,
+                              problem.groups1);
+        weight2_ = weights_of(*args.weight2, operands.weight2, operands.antiquant_scale2, operands.antiquant_offset2,
+                              problem.groups2);
     }
 
     // Up to this many rows weights are streamed.
@@ -178,8 +160,19 @@ class Products {
     }
 
   private:
-    static FloatPanels panels_of(const Tensor& weight) {
-        return is_packed(weight) ? FloatPanels(weight) : FloatPanels();
+    // `plain` holds the weight unless it is packed.
+    Weights weights_of(const Tensor& weight, const Input& plain, const Input& scale, const Input& offset,
+                       int64_t groups) const {
+        return {kind_of(weight.dtype, x_.dtype),
+                weight.dtype,
+                plain.data<char>(),
+                is_packed(weight) ? FloatPanels(weight) : FloatPanels(),
+                weight.shape[weight.rank - 2],
+                weight.shape[weight.rank - 1],
+                x_.dtype,
+                scale.data<char>(),
+                offset.data<char>(),
+                groups};
     }
 
     // Streamed weights without panels have lines of memory.
