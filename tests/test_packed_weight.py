@@ -7,6 +7,7 @@ import struct
 import ml_dtypes
 import numpy as np
 import pytest
+from cases.ffn import example as ffn_example
 from cases.grouped_matmul import bits_as_int64, pack_int4
 
 from moe_native import (
@@ -145,19 +146,16 @@ def test_every_form_packs_to_the_same_bytes(int4):
     assert pack(nz.storage).shape == (2, 48, 128 if int4 else 96)
 
 
-def normal(dtype, *shape, seed=0):
-    return (np.random.default_rng(seed).normal(size=shape) / shape[-2] ** 0.5).astype(dtype)
+def normal(dtype, *shape):
+    return np.random.default_rng(0).normal(size=shape).astype(dtype)
 
 
-def ffn_arguments(dtype, tokens, k, n1, n2, gated=False):
-    lead = () if len(tokens) == 1 else (len(tokens),)
-    return {
-        "x": normal(dtype, sum(tokens), k),
-        "weight1": normal(dtype, *lead, k, n1 * (2 if gated else 1), seed=1),
-        "weight2": normal(dtype, *lead, n1, n2, seed=2),
-        "activation": "swiglu" if gated else "silu",
-        "expert_tokens": tokens if lead else None,
-    }
+def ffn_arguments(dtype, tokens, k, n1, n2, activation="silu"):
+    scenario = {np.float32: "f32", np.float16: "f16", ml_dtypes.bfloat16: "bf16"}[dtype]
+    experts = len(tokens) if len(tokens) > 1 else 0
+    sizes = {"rows": sum(tokens), "k1": k, "k2": n1, "n2": n2, "experts": experts}
+    arguments = ffn_example(np.random.default_rng(1), scenario, activation, **sizes)
+    return arguments | ({"expert_tokens": tokens} if experts else {})
 
 
 def assert_same_ffn(packed1, packed2, arguments):
@@ -184,7 +182,7 @@ def test_ffn_gives_the_same_bits_on_every_instruction_set(made_for, dtype):
     """Blocks of rows and columns and more, in both orders of bfloat16."""
     cases = [ffn_arguments(dtype, tokens, 203, 600, 90) for tokens in ([1], [5], [270, 2, 14])]
     if dtype != ml_dtypes.bfloat16:
-        cases += [ffn_arguments(dtype, [rows], 30, n1, 40, gated=True) for rows in (2, 40) for n1 in (64, 75)]
+        cases += [ffn_arguments(dtype, [rows], 30, n1, 40, "swiglu") for rows in (2, 40) for n1 in (64, 75)]
     modes = ("exact", "dot") if dtype == ml_dtypes.bfloat16 else ("fast",)
     for mode in modes:
         with isa_limit(made_for), bf16_mode(mode):
