@@ -106,11 +106,11 @@ constexpr uint32_t quiet_nan = 0x7FC00000u;
     p = p * r + 0.1666666716337204f;
     p = p * r + 0.5f;
     const float e = 1.0f + (r + (r * r) * p);
-    const uint32_t power = bits_of(shifted) - bits_of(shift);
-    const uint32_t half = static_cast<uint32_t>(static_cast<int32_t>(power) >> 1);
-    const float low = float_of((half + 127u) << 23);
-    const float high = float_of((power - half + 127u) << 23);
-    return (e * low) * high;
+    // n in the place of the exponent, and the multiple of 2^23 that is nearest to its half: shifts to the right keep what
+    // they shift below it.
+    const uint32_t power = bits_of(shifted) << 23;
+    const uint32_t half = static_cast<uint32_t>(static_cast<int32_t>(power) >> 1) & 0xFF800000u;
+    return (e * float_of(half + bits_of(1.0f))) * float_of(power - half + bits_of(1.0f));
 }
 
 // Within 3 units in the last place: an odd polynomial below 1, 1 - exp(-p(x)) above, 1 from 4 on.

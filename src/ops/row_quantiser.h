@@ -76,7 +76,7 @@ class RowQuantiser {
         } else {
             float* products = buffer_ + column;
             const char* factors = row_.factors + column * moe_dtype_size(factor_dtype_);
-            float widened[tile];
+            alignas(64) float widened[tile];
             widen_row(kernels_, dtype_, values, products, count);
             widen_row(kernels_, factor_dtype_, factors, widened, count);
             kernels_.multiply(products, widened, count);
@@ -92,7 +92,7 @@ class RowQuantiser {
         const char* values = row_.values + column * moe_dtype_size(dtype_);
         int8_t* codes = codes_ + column;
         if (fixed_ != nullptr) {
-            float widened[tile];
+            alignas(64) float widened[tile];
             widen_row(kernels_, dtype_, values, widened, count);
             kernels_.quantise_static(widened, fixed_->scale, fixed_->offset, codes, count);
         } else if (row_.factors == nullptr) {
