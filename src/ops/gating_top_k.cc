@@ -5,6 +5,7 @@
 #include "kernels/gating/gating.h"
 #include "kernels/rows/rows.h"
 #include "moe_native/gating.h"
+#include "ops/gating_rows.h"
 
 namespace moe {
 namespace {
@@ -37,13 +38,17 @@ class GatingTopK {
     }
 
     void book(Ledger& ledger) {
-        // A thread pays from about 16 Ki scores on.
-        threads_ = static_cast<int>(std::clamp<int64_t>(rows_ * experts_ / (16 * 1024), 1, ledger.threads()));
         x_.book(args_.x, "x", ledger);
         bias_.book(args_.bias, "bias", ledger);
         y_.book(args_.y, "y", ledger);
         expert_idx_.book(args_.expert_idx, "expert_idx", ledger);
         norm_out_.book(args_.norm_out, "norm_out", ledger);
+        gating_rows_.book(rows_, experts_, args_.k, ledger);
+        if (!grouped()) return;
+        group_keys_size_ = gating_rows_.most() * selection_size(args_.group_count);
+        kept_size_ = GatingRows::padded(gating_rows_.most() * args_.k_group);
+        group_keys_ = ledger.book<int32_t>("keys of groups", gating_rows_.threads() * group_keys_size_);
+        kept_ = ledger.book<int32_t>("kept groups", gating_rows_.threads() * kept_size_);
     }
 
     Status run(const Workspace& workspace, const RunContext& context) {
@@ -58,8 +63,8 @@ class GatingTopK {
         const GatingKernels& gating = gating_kernels();
         float bias[largest_experts];
         if (bias_) widen_row(kernels, args_.x->dtype, bias_.data<char>(), bias, experts_);
-        parallel_ranges(threads_, rows_, 1, [&](int, int64_t begin, int64_t end) {
-            for (int64_t row = begin; row < end; ++row) gate(kernels, gating, bias, row);
+        gating_rows_.for_each_batch(workspace, [&](const GatingRows::Batch& batch) {
+            gate(kernels, gating, workspace, bias_ ? bias : nullptr, batch);
         });
         y_.store();
         expert_idx_.store();
@@ -74,8 +79,6 @@ class GatingTopK {
 
   private:
     static constexpr int64_t largest_experts = 2048;
-    // What select needs above 2048 keys: 128 + 16.
-    static constexpr int64_t largest_selection = largest_experts + 144;
 
     bool grouped() const { return args_.k_group < args_.group_count; }
     int64_t group_size() const { return experts_ / args_.group_count; }
@@ -141,45 +144,48 @@ class GatingTopK {
         return MOE_OK;
     }
 
-    void gate(const RowKernels& kernels, const GatingKernels& gating, const float* bias, int64_t row) const {
-        float own_scores[largest_experts];
-        int32_t keys[largest_selection];
+    void gate(const RowKernels& kernels, const GatingKernels& gating, const Workspace& workspace, const float* bias,
+              const GatingRows::Batch& batch) const {
         const Dtype dtype = args_.x->dtype;
         const int64_t item_size = moe_dtype_size(dtype);
-        float* scores = args_.out_flag ? norm_out_.data<float>() + row * experts_ : own_scores;
-        widen_row(kernels, dtype, x_.data<char>() + row * experts_ * item_size, scores, experts_);
+        const int64_t values = batch.count * experts_;
+        float* scores = args_.out_flag ? norm_out_.data<float>() + batch.first * experts_ : batch.scores;
+        widen_row(kernels, dtype, x_.data<char>() + batch.first * experts_ * item_size, scores, values);
         if (args_.norm_type == 0)
-            gating.softmax(scores, experts_);
+            gating.softmax(scores, batch.count, experts_);
         else
-            gating.sigmoid(scores, experts_);
-        if (bias_)
-            gating.biased_keys(scores, bias, keys, experts_);
-        else
-            gating.keys(scores, keys, experts_);
-        if (grouped()) drop_groups(gating, keys);
+            gating.sigmoid(scores, values);
+        gating.keys(scores, bias, batch.keys, batch.count, experts_);
+        if (grouped()) drop_groups(gating, workspace, batch);
 
-        int32_t* chosen = expert_idx_.data<int32_t>() + row * args_.k;
-        gating.select(keys, experts_, args_.k, chosen);
-        float weights[largest_experts];
-        for (int64_t c = 0; c < args_.k; ++c) weights[c] = scores[chosen[c]];
-        weigh(weights);
-        narrow_row(kernels, dtype, weights, y_.data<char>() + row * args_.k * item_size, args_.k);
+        int32_t* chosen = expert_idx_.data<int32_t>() + batch.first * args_.k;
+        gating.select(batch.keys, batch.count, experts_, args_.k, chosen);
+        for (int64_t r = 0; r < batch.count; ++r) {
+            float* weights = batch.weights + r * args_.k;
+            for (int64_t c = 0; c < args_.k; ++c) weights[c] = scores[r * experts_ + chosen[r * args_.k + c]];
+            weigh(weights);
+        }
+        narrow_row(kernels, dtype, batch.weights, y_.data<char>() + batch.first * args_.k * item_size,
+                   batch.count * args_.k);
     }
 
     // Gives every expert outside of the best groups the key of -inf.
-    void drop_groups(const GatingKernels& gating, int32_t* keys) const {
-        int32_t group_keys[largest_selection];
-        int32_t kept[largest_experts];
-        bool is_kept[largest_experts];
-        if (args_.group_select_mode == 0)
-            gating.largest_of_groups(keys, args_.group_count, group_size(), group_keys);
-        else
-            gating.sums_of_two_largest(keys, args_.group_count, group_size(), group_keys);
-        gating.select(group_keys, args_.group_count, args_.k_group, kept);
-        std::fill_n(is_kept, args_.group_count, false);
-        for (int64_t g = 0; g < args_.k_group; ++g) is_kept[kept[g]] = true;
-        for (int64_t g = 0; g < args_.group_count; ++g)
-            if (!is_kept[g]) std::fill_n(keys + g * group_size(), group_size(), key_of_minus_infinity);
+    void drop_groups(const GatingKernels& gating, const Workspace& workspace, const GatingRows::Batch& batch) const {
+        int32_t* group_keys = workspace.at<int32_t>(group_keys_) + batch.thread * group_keys_size_;
+        int32_t* kept = workspace.at<int32_t>(kept_) + batch.thread * kept_size_;
+        const auto score = args_.group_select_mode == 0 ? gating.largest_of_groups : gating.sums_of_two_largest;
+        for (int64_t r = 0; r < batch.count; ++r)
+            score(batch.keys + r * selection_size(experts_), args_.group_count, group_size(),
+                  group_keys + r * selection_size(args_.group_count));
+        gating.select(group_keys, batch.count, args_.group_count, args_.k_group, kept);
+        for (int64_t r = 0; r < batch.count; ++r, kept += args_.k_group) {
+            int32_t* keys = batch.keys + r * selection_size(experts_);
+            bool is_kept[largest_experts];
+            std::fill_n(is_kept, args_.group_count, false);
+            for (int64_t g = 0; g < args_.k_group; ++g) is_kept[kept[g]] = true;
+            for (int64_t g = 0; g < args_.group_count; ++g)
+                if (!is_kept[g]) std::fill_n(keys + g * group_size(), group_size(), key_of_minus_infinity);
+        }
     }
 
     void weigh(float* weights) const {
@@ -196,9 +202,11 @@ class GatingTopK {
     const Args args_;
     int64_t rows_ = 0;
     int64_t experts_ = 0;
-    int threads_ = 1;
+    GatingRows gating_rows_;
     Input x_, bias_;
     Output y_, expert_idx_, norm_out_;
+    Piece group_keys_, kept_;
+    int64_t group_keys_size_ = 0, kept_size_ = 0;
 };
 
 }  // namespace

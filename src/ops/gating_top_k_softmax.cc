@@ -6,6 +6,7 @@
 #include "kernels/gating/gating.h"
 #include "kernels/rows/rows.h"
 #include "moe_native/gating.h"
+#include "ops/gating_rows.h"
 
 namespace moe {
 namespace {
@@ -82,15 +83,11 @@ class SoftmaxGating {
     }
 
     void book_common(Ledger& ledger) {
-        // A thread pays from about 16 Ki scores on.
-        threads_ = static_cast<int>(std::clamp<int64_t>(rows_ * experts_ / (16 * 1024), 1, ledger.threads()));
         x_.book(args_.x, "x", ledger);
         finished_.book(args_.finished, "finished", ledger);
         y_.book(args_.y, "y", ledger);
         expert_idx_.book(args_.expert_idx, "expert_idx", ledger);
-        scores_ = ledger.book<float>("scores", threads_ * padded(experts_));
-        keys_ = ledger.book<int32_t>("keys", threads_ * selection_size(experts_));
-        weights_ = ledger.book<float>("weights", threads_ * padded(args_.k));
+        gating_rows_.book(rows_, experts_, args_.k, ledger);
     }
 
     Status load_common(const Workspace& workspace) {
@@ -105,34 +102,37 @@ class SoftmaxGating {
         expert_idx_.store();
     }
 
-    // Pieces of different threads do not share cache lines.
-    static int64_t padded(int64_t count) { return (count + 15) / 16 * 16; }
-
     const char* x_row(int64_t row) const { return x_.data<char>() + row * experts_ * moe_dtype_size(args_.x->dtype); }
 
     int32_t* expert_row(int64_t row) const { return expert_idx_.data<int32_t>() + row * args_.k; }
 
-    void finish(int64_t row) const {
-        if (finished_ && finished_.data<unsigned char>()[row] != 0)
-            std::fill_n(expert_row(row), args_.k, static_cast<int32_t>(experts_));
+    // The k experts of the largest scores, and those scores as the batch's weights. Uses up its keys.
+    void choose(const GatingKernels& gating, const float* scores, const GatingRows::Batch& batch) const {
+        gating.keys(scores, nullptr, batch.keys, batch.count, experts_);
+        int32_t* chosen = expert_row(batch.first);
+        gating.select(batch.keys, batch.count, experts_, args_.k, chosen);
+        for (int64_t r = 0; r < batch.count; ++r)
+            for (int64_t c = r * args_.k; c < (r + 1) * args_.k; ++c)
+                batch.weights[c] = scores[r * experts_ + chosen[c]];
     }
 
-    void gather(const float* scores, int64_t row, float* weights) const {
-        for (int64_t c = 0; c < args_.k; ++c) weights[c] = scores[expert_row(row)[c]];
-    }
-
-    void write_weights(const RowKernels& kernels, const float* weights, int64_t row) const {
+    // Writes the weights, and replaces the experts of finished rows.
+    void finish(const RowKernels& kernels, const GatingRows::Batch& batch) const {
         const Dtype dtype = args_.x->dtype;
-        narrow_row(kernels, dtype, weights, y_.data<char>() + row * args_.k * moe_dtype_size(dtype), args_.k);
+        narrow_row(kernels, dtype, batch.weights, y_.data<char>() + batch.first * args_.k * moe_dtype_size(dtype),
+                   batch.count * args_.k);
+        if (!finished_) return;
+        for (int64_t row = batch.first; row < batch.first + batch.count; ++row)
+            if (finished_.data<unsigned char>()[row] != 0)
+                std::fill_n(expert_row(row), args_.k, static_cast<int32_t>(experts_));
     }
 
     const Args args_;
     int64_t rows_ = 0;
     int64_t experts_ = 0;
-    int threads_ = 1;
+    GatingRows gating_rows_;
     Input x_, finished_;
     Output y_, expert_idx_;
-    Piece scores_, keys_, weights_;
 };
 
 class GatingTopKSoftmax : public SoftmaxGating<moe_gating_top_k_softmax_args> {
@@ -165,8 +165,9 @@ class GatingTopKSoftmax : public SoftmaxGating<moe_gating_top_k_softmax_args> {
     void book(Ledger& ledger) {
         book_common(ledger);
         row_idx_.book(args_.row_idx, "row_idx", ledger);
-        if (args_.x->dtype != MOE_FLOAT32)
-            rounded_ = ledger.book<uint16_t>("rounded scores", threads_ * 2 * padded(experts_));
+        if (args_.x->dtype == MOE_FLOAT32) return;
+        rounded_size_ = 2 * GatingRows::padded(gating_rows_.most() * experts_);
+        rounded_ = ledger.book<uint16_t>("rounded scores", gating_rows_.threads() * rounded_size_);
     }
 
     Status run(const Workspace& workspace, const RunContext& context) {
@@ -177,24 +178,19 @@ class GatingTopKSoftmax : public SoftmaxGating<moe_gating_top_k_softmax_args> {
         const RowKernels& kernels = row_kernels();
         const GatingKernels& gating = gating_kernels();
         const Dtype dtype = args_.x->dtype;
-        parallel_ranges(threads_, rows_, 1, [&](int thread, int64_t begin, int64_t end) {
-            float* scores = workspace.at<float>(scores_) + thread * padded(experts_);
-            int32_t* keys = workspace.at<int32_t>(keys_) + thread * selection_size(experts_);
-            float* weights = workspace.at<float>(weights_) + thread * padded(args_.k);
-            for (int64_t row = begin; row < end; ++row) {
-                widen_row(kernels, dtype, x_row(row), scores, experts_);
-                gating.softmax(scores, experts_);
-                if (dtype != MOE_FLOAT32) {
-                    // Ties are those of the rounded probabilities.
-                    uint16_t* rounded = workspace.at<uint16_t>(rounded_) + thread * 2 * padded(experts_);
-                    narrow_row(kernels, dtype, scores, rounded, experts_);
-                    widen_row(kernels, dtype, rounded, scores, experts_);
-                }
-                gating.keys(scores, keys, experts_);
-                gating.select(keys, experts_, args_.k, expert_row(row));
-                gather(scores, row, weights);
-                write_weights(kernels, weights, row);
-                finish(row);
+        gating_rows_.for_each_batch(workspace, [&](const GatingRows::Batch& batch) {
+            const int64_t values = batch.count * experts_;
+            widen_row(kernels, dtype, x_row(batch.first), batch.scores, values);
+            gating.softmax(batch.scores, batch.count, experts_);
+            if (dtype != MOE_FLOAT32) {
+                // Ties are those of the rounded probabilities.
+                uint16_t* rounded = workspace.at<uint16_t>(rounded_) + batch.thread * rounded_size_;
+                narrow_row(kernels, dtype, batch.scores, rounded, values);
+                widen_row(kernels, dtype, rounded, batch.scores, values);
+            }
+            choose(gating, batch.scores, batch);
+            finish(kernels, batch);
+            for (int64_t row = batch.first; row < batch.first + batch.count; ++row) {
                 int32_t* slots = row_idx_.data<int32_t>() + row * args_.k;
                 for (int64_t c = 0; c < args_.k; ++c) slots[c] = static_cast<int32_t>(c * rows_ + row);
             }
@@ -207,6 +203,7 @@ class GatingTopKSoftmax : public SoftmaxGating<moe_gating_top_k_softmax_args> {
   private:
     Output row_idx_;
     Piece rounded_;
+    int64_t rounded_size_ = 0;
 };
 
 class GatingTopKSoftmaxV2 : public SoftmaxGating<moe_gating_top_k_softmax_v2_args> {
@@ -251,22 +248,14 @@ class GatingTopKSoftmaxV2 : public SoftmaxGating<moe_gating_top_k_softmax_v2_arg
         if (experts_ == 0) return MOE_OK;
         const RowKernels& kernels = row_kernels();
         const GatingKernels& gating = gating_kernels();
-        parallel_ranges(threads_, rows_, 1, [&](int thread, int64_t begin, int64_t end) {
-            float* own_scores = workspace.at<float>(scores_) + thread * padded(experts_);
-            int32_t* keys = workspace.at<int32_t>(keys_) + thread * selection_size(experts_);
-            float* weights = workspace.at<float>(weights_) + thread * padded(args_.k);
-            for (int64_t row = begin; row < end; ++row) {
-                float* scores = softmax_ ? softmax_.data<float>() + row * experts_ : own_scores;
-                widen_row(kernels, args_.x->dtype, x_row(row), scores, experts_);
-                if (args_.renorm == 0) gating.softmax(scores, experts_);
-                if (args_.k == 0) continue;
-                gating.keys(scores, keys, experts_);
-                gating.select(keys, experts_, args_.k, expert_row(row));
-                gather(scores, row, weights);
-                if (args_.renorm == 1) gating.softmax(weights, args_.k);
-                write_weights(kernels, weights, row);
-                finish(row);
-            }
+        gating_rows_.for_each_batch(workspace, [&](const GatingRows::Batch& batch) {
+            float* scores = softmax_ ? softmax_.data<float>() + batch.first * experts_ : batch.scores;
+            widen_row(kernels, args_.x->dtype, x_row(batch.first), scores, batch.count * experts_);
+            if (args_.renorm == 0) gating.softmax(scores, batch.count, experts_);
+            if (args_.k == 0) return;
+            choose(gating, scores, batch);
+            if (args_.renorm == 1) gating.softmax(batch.weights, batch.count, args_.k);
+            finish(kernels, batch);
         });
         store_common();
         softmax_.store();

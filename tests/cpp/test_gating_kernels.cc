@@ -16,6 +16,8 @@ using namespace moe;
 namespace {
 
 constexpr int64_t sizes[] = {1, 2, 15, 16, 17, 31, 33, 255, 256, 257, 1000, 4096, 4097};
+// More rows than take turns, and no multiple of those.
+constexpr int64_t several = 7;
 
 // Few different values, so that there are ties; zeros of both signs; with `special` values that are not finite.
 std::vector<float> values(int64_t n, unsigned seed, bool special) {
@@ -62,33 +64,28 @@ std::vector<int32_t> order_of(const std::vector<float>& scores) {
     return order;
 }
 
-std::vector<int32_t> keys_of(const GatingKernels& kernels, const std::vector<float>& scores) {
-    const auto n = static_cast<int64_t>(scores.size());
-    std::vector<int32_t> keys(static_cast<size_t>(selection_size(n)));
-    kernels.keys(scores.data(), keys.data(), n);
-    return keys;
-}
-
 }  // namespace
 
-TEST_CASE("softmax adds in sixteen partial sums") {
+TEST_CASE("softmax adds in sixteen partial sums, row by row") {
     for_each_table([](const GatingKernels& kernels) {
         for (const int64_t n : sizes) {
             for (const bool special : {false, true}) {
                 CAPTURE(n);
-                std::vector<float> seen = values(n, 1, special);
+                std::vector<float> seen = values(several * n, 1, special);
                 std::vector<float> needed = seen;
-                float top = -INFINITY;
-                for (const float v : needed) top = v > top ? v : top;
-                std::vector<float> partial(16);
-                for (size_t i = 0; i < needed.size(); ++i) {
-                    needed[i] = exp_f32(needed[i] - top);
-                    partial[i % 16] += needed[i];
+                for (auto row = needed.begin(); row != needed.end(); row += n) {
+                    float top = -INFINITY;
+                    for (auto v = row; v != row + n; ++v) top = *v > top ? *v : top;
+                    std::vector<float> partial(16);
+                    for (int64_t i = 0; i < n; ++i) {
+                        row[i] = exp_f32(row[i] - top);
+                        partial[i % 16] += row[i];
+                    }
+                    for (size_t half = 8; half > 0; half /= 2)
+                        for (size_t j = 0; j < half; ++j) partial[j] += partial[j + half];
+                    for (auto v = row; v != row + n; ++v) *v = quiet(std::isnan(partial[0]) ? NAN : *v / partial[0]);
                 }
-                for (size_t half = 8; half > 0; half /= 2)
-                    for (size_t j = 0; j < half; ++j) partial[j] += partial[j + half];
-                for (float& v : needed) v = quiet(std::isnan(partial[0]) ? NAN : v / partial[0]);
-                kernels.softmax(seen.data(), n);
+                kernels.softmax(seen.data(), several, n);
                 CHECK(same_bits(seen, needed));
             }
         }
@@ -112,12 +109,12 @@ TEST_CASE("keys order as the values do") {
     const float ascending[] = {-INFINITY, -3e38f, -1.0f, -1e-40f, 0.0f, 1e-40f, 1.0f, 3e38f, INFINITY};
     for_each_table([&](const GatingKernels& kernels) {
         int32_t keys[std::size(ascending)];
-        kernels.keys(ascending, keys, std::size(ascending));
+        kernels.keys(ascending, nullptr, keys, 1, std::size(ascending));
         CHECK(keys[0] == key_of_minus_infinity);
         for (size_t i = 1; i < std::size(ascending); ++i) CHECK(keys[i - 1] < keys[i]);
         const float equal[] = {0.0f, -0.0f, NAN, -NAN, float_of(0x7F800001u)};
         int32_t equal_keys[std::size(equal)];
-        kernels.keys(equal, equal_keys, std::size(equal));
+        kernels.keys(equal, nullptr, equal_keys, 1, std::size(equal));
         CHECK(equal_keys[0] == equal_keys[1]);
         CHECK(equal_keys[2] == equal_keys[3]);
         CHECK(equal_keys[2] == equal_keys[4]);
@@ -127,10 +124,10 @@ TEST_CASE("keys order as the values do") {
         const float scores[] = {INFINITY, 1.0f, 2.0f};
         const float bias[] = {-INFINITY, -1.0f, 0.5f};
         int32_t biased[3];
-        kernels.biased_keys(scores, bias, biased, 3);
+        kernels.keys(scores, bias, biased, 1, 3);
         const float sums[] = {NAN, 0.0f, 2.5f};
         int32_t needed[3];
-        kernels.keys(sums, needed, 3);
+        kernels.keys(sums, nullptr, needed, 1, 3);
         CHECK(std::memcmp(biased, needed, sizeof needed) == 0);
     });
 }
@@ -139,13 +136,17 @@ TEST_CASE("the largest in descending order, equal ones in ascending position") {
     for_each_table([](const GatingKernels& kernels) {
         for (const int64_t n : sizes) {
             CAPTURE(n);
-            const std::vector<float> scores = values(n, 3, true);
-            const std::vector<int32_t> order = order_of(scores);
+            const std::vector<float> scores = values(several * n, 3, true);
             for (const int64_t k : {int64_t{0}, int64_t{1}, std::min<int64_t>(n, 9), n}) {
-                std::vector<int32_t> keys = keys_of(kernels, scores);
-                std::vector<int32_t> positions(static_cast<size_t>(k));
-                kernels.select(keys.data(), n, k, positions.data());
-                CHECK(std::equal(positions.begin(), positions.end(), order.begin()));
+                std::vector<int32_t> keys(static_cast<size_t>(several * selection_size(n)));
+                std::vector<int32_t> positions(static_cast<size_t>(several * k));
+                kernels.keys(scores.data(), nullptr, keys.data(), several, n);
+                kernels.select(keys.data(), several, n, k, positions.data());
+                for (int64_t r = 0; r < several; ++r) {
+                    const auto row = scores.begin() + r * n;
+                    const std::vector<int32_t> order = order_of(std::vector<float>(row, row + n));
+                    CHECK(std::equal(order.begin(), order.begin() + k, positions.begin() + r * k));
+                }
             }
         }
     });
@@ -175,13 +176,14 @@ TEST_CASE("groups") {
                 largest.push_back(members[order[0]]);
                 if (group_size > 1) sums.push_back(members[order[0]] + members[order[1]]);
             }
-            const std::vector<int32_t> keys = keys_of(kernels, scores);
+            std::vector<int32_t> keys(scores.size());
+            kernels.keys(scores.data(), nullptr, keys.data(), 1, groups * group_size);
             std::vector<int32_t> seen(groups), needed(groups);
-            kernels.keys(largest.data(), needed.data(), groups);
+            kernels.keys(largest.data(), nullptr, needed.data(), 1, groups);
             kernels.largest_of_groups(keys.data(), groups, group_size, seen.data());
             CHECK(same_bits(seen, needed));
             if (group_size == 1) continue;
-            kernels.keys(sums.data(), needed.data(), groups);
+            kernels.keys(sums.data(), nullptr, needed.data(), 1, groups);
             kernels.sums_of_two_largest(keys.data(), groups, group_size, seen.data());
             CHECK(same_bits(seen, needed));
         }

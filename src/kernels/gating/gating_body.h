@@ -1,6 +1,7 @@
 // The gating kernels as loops for the compiler's vectoriser. Included by one file per instruction set, which defines
 // MOE_GATING_TABLE first.
 #include <cstring>
+#include <type_traits>
 
 #include "kernels/gating/gating.h"
 #include "kernels/numeric.h"
@@ -202,29 +203,36 @@ float sum(const float* values, int64_t n) {
     return total[0];
 }
 
-void softmax_row(float* values, int64_t n) {
-    const float top = largest(values, n);
-    for (int64_t i = 0; i < n; ++i) values[i] = exp_f32(values[i] - top);
-    const float total = sum(values, n);
-    if (total != total) {
-        for (int64_t i = 0; i < n; ++i) values[i] = float_of(quiet_nan);
-        return;
+void softmax_rows(float* values, int64_t rows, int64_t n) {
+    for (float* row = values; row < values + rows * n; row += n) {
+        const float top = largest(row, n);
+        for (int64_t i = 0; i < n; ++i) row[i] = row[i] - top;
     }
-    for (int64_t i = 0; i < n; ++i) values[i] = values[i] / total;
-}
-
-void sigmoid_row(float* values, int64_t n) {
-    for (int64_t i = 0; i < n; ++i) {
-        values[i] = with_one_nan(sigmoid_f32(values[i]));
+    // The operations on one value wait for one another: vectors take turns.
+#pragma GCC unroll 4
+    for (int64_t i = 0; i < rows * n; ++i) values[i] = exp_f32(values[i]);
+    for (float* row = values; row < values + rows * n; row += n) {
+        const float total = sum(row, n);
+        if (total == total)
+            for (int64_t i = 0; i < n; ++i) row[i] = row[i] / total;
+        else
+            for (int64_t i = 0; i < n; ++i) row[i] = float_of(quiet_nan);
     }
 }
 
-void keys_row(const float* values, int32_t* keys, int64_t n) {
-    for (int64_t i = 0; i < n; ++i) keys[i] = key_of(values[i]);
+void sigmoid_values(float* values, int64_t n) {
+#pragma GCC unroll 4
+    for (int64_t i = 0; i < n; ++i) values[i] = with_one_nan(sigmoid_f32(values[i]));
 }
 
-void biased_keys_row(const float* values, const float* bias, int32_t* keys, int64_t n) {
-    for (int64_t i = 0; i < n; ++i) keys[i] = key_of(values[i] + bias[i]);
+void keys_rows(const float* values, const float* bias, int32_t* keys, int64_t rows, int64_t n) {
+    const int64_t apart = selection_size(n);
+    for (int64_t r = 0; r < rows; ++r, values += n, keys += apart) {
+        if (bias == nullptr)
+            for (int64_t i = 0; i < n; ++i) keys[i] = key_of(values[i]);
+        else
+            for (int64_t i = 0; i < n; ++i) keys[i] = key_of(values[i] + bias[i]);
+    }
 }
 
 // The last `count` < 16 keys, and nothing behind them.
@@ -260,37 +268,84 @@ void sums_of_two_largest_row(const int32_t* keys, int64_t groups, int64_t group_
     }
 }
 
-// A tournament: every level holds the largest keys of the blocks of the level below, the top level is one block. The
-// largest key is followed down, the first of equal ones, and taken out; the way back up renews the levels.
-void select_row(int32_t* keys, int64_t n, int64_t k, int32_t* positions) {
-    int32_t* level[8];
+// A tournament above n keys: every level holds the largest keys of the blocks of the level below, the top level is one
+// block.
+struct Levels {
+    int64_t begin[8];
+    int64_t size;
     int height = 0;
-    int64_t count = n;
-    level[0] = keys;
-    for (;;) {
-        const int64_t blocks = (count + lanes - 1) / lanes;
-        for (int64_t i = count; i < blocks * lanes; ++i) level[height][i] = key_of_nothing;
-        if (blocks <= 1) break;
-        level[height + 1] = level[height] + blocks * lanes;
-        for (int64_t b = 0; b < blocks; ++b) level[height + 1][b] = Block::of(level[height] + b * lanes).largest();
-        count = blocks;
-        ++height;
-    }
-    if (k == 0) return;
-    int32_t top = Block::of(level[height]).largest();
-    for (int64_t c = 0; c < k; ++c) {
-        int64_t place = 0;
-        for (int h = height; h >= 0; --h) place = place * lanes + Block::of(level[h] + place * lanes).place_of(top);
-        positions[c] = static_cast<int32_t>(place);
-        // Blocks are rewritten as a whole: reading one right after the store of a single key waits for that store.
-        top = key_of_nothing;
-        for (int h = 0; h <= height; ++h) {
-            int32_t* keys_of_block = level[h] + place / lanes * lanes;
-            const Block block = Block::of(keys_of_block).with(static_cast<int>(place % lanes), top);
-            block.store(keys_of_block);
-            top = block.largest();
-            place /= lanes;
+
+    explicit Levels(int64_t n) {
+        begin[0] = 0;
+        for (int64_t blocks = blocks_of(n);; blocks = blocks_of(blocks)) {
+            size = begin[height] + blocks * lanes;
+            if (blocks <= 1) return;
+            begin[++height] = size;
         }
+    }
+
+    static int64_t blocks_of(int64_t n) { return (n + lanes - 1) / lanes; }
+};
+
+// Fills the levels and returns the largest key.
+int32_t build(const Levels& levels, int32_t* keys, int64_t n) {
+    for (int h = 0;; ++h) {
+        int32_t* level = keys + levels.begin[h];
+        const int64_t blocks = Levels::blocks_of(n);
+        for (int64_t i = n; i < blocks * lanes; ++i) level[i] = key_of_nothing;
+        if (h == levels.height) return Block::of(level).largest();
+        int32_t* above = keys + levels.begin[h + 1];
+        for (int64_t b = 0; b < blocks; ++b) above[b] = Block::of(level + b * lanes).largest();
+        n = blocks;
+    }
+}
+
+// Follows the largest key down, the first of equal ones, takes it out and renews the levels on the way back up. Puts the
+// next largest into `top` and returns the place. `height` is that of the levels.
+template <class Height>
+inline int64_t take(const Levels& levels, Height height, int32_t* keys, int32_t& top) {
+    int64_t place = 0;
+    for (int h = height; h >= 0; --h)
+        place = place * lanes + Block::of(keys + levels.begin[h] + place * lanes).place_of(top);
+    const int64_t taken = place;
+    // Blocks are rewritten as a whole: reading one right after the store of a single key waits for that store.
+    top = key_of_nothing;
+    for (int h = 0; h <= height; ++h) {
+        int32_t* keys_of_block = keys + levels.begin[h] + place / lanes * lanes;
+        const Block block = Block::of(keys_of_block).with(static_cast<int>(place % lanes), top);
+        block.store(keys_of_block);
+        top = block.largest();
+        place /= lanes;
+    }
+    return taken;
+}
+
+// Every step of a selection waits for the one before: rows take turns.
+template <class Height>
+void select_in_turn(const Levels& levels, Height height, int32_t* keys, int64_t rows, int64_t n, int64_t k,
+                    int32_t* positions) {
+    constexpr int64_t in_turn = 4;
+    for (; rows > 0; rows -= in_turn, keys += in_turn * levels.size, positions += in_turn * k) {
+        const int64_t count = rows < in_turn ? rows : in_turn;
+        int32_t top[in_turn];
+        for (int64_t r = 0; r < count; ++r) top[r] = build(levels, keys + r * levels.size, n);
+        for (int64_t c = 0; c < k; ++c)
+            for (int64_t r = 0; r < count; ++r)
+                positions[r * k + c] = static_cast<int32_t>(take(levels, height, keys + r * levels.size, top[r]));
+    }
+}
+
+void select_rows(int32_t* keys, int64_t rows, int64_t n, int64_t k, int32_t* positions) {
+    if (k == 0) return;
+    const Levels levels(n);
+    // Up to 16 keys, and up to 256: the compiler knows the way.
+    switch (levels.height) {
+        case 0:
+            return select_in_turn(levels, std::integral_constant<int, 0>(), keys, rows, n, k, positions);
+        case 1:
+            return select_in_turn(levels, std::integral_constant<int, 1>(), keys, rows, n, k, positions);
+        default:
+            return select_in_turn(levels, levels.height, keys, rows, n, k, positions);
     }
 }
 
@@ -298,7 +353,7 @@ void select_row(int32_t* keys, int64_t n, int64_t k, int32_t* positions) {
 
 extern const GatingKernels MOE_GATING_TABLE;
 const GatingKernels MOE_GATING_TABLE = {
-    softmax_row, sigmoid_row, keys_row, biased_keys_row, largest_of_groups_row, sums_of_two_largest_row, select_row,
+    softmax_rows, sigmoid_values, keys_rows, largest_of_groups_row, sums_of_two_largest_row, select_rows,
 };
 
 }  // namespace moe
