@@ -1,7 +1,9 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "core/cache.h"
 #include "core/op.h"
+#include "kernels/copy/copy.h"
 #include "kernels/rows/rows.h"
 #include "moe_native/quant.h"
 
@@ -39,16 +41,18 @@ class Swiglu {
         MOE_TRY(context.data_checked());
         MOE_TRY(input_.load(workspace));
         MOE_TRY(out_.load(workspace));
-        const RowKernels& kernels = row_kernels();
+        const int64_t bytes = element_count(needed_) * moe_dtype_size(needed_.dtype);
+        const CopyKernels* streaming = outgrows_caches(bytes) ? &copy_kernels() : nullptr;
         // A thread pays from about 16 Ki results on.
         parallel_ranges(workspace.threads(), element_count(needed_), 16 * 1024,
-                        [&](int, int64_t begin, int64_t end) { compute(kernels, begin, end); });
+                        [&](int, int64_t begin, int64_t end) { compute(streaming, begin, end); });
         out_.store();
         return MOE_OK;
     }
 
   private:
-    static constexpr int64_t tile = 1024;
+    static constexpr int64_t tile = 512;
+    static constexpr int64_t line = 64;
 
     Status resolve_shapes() {
         const Tensor& input = *args_.input;
@@ -72,22 +76,42 @@ class Swiglu {
         return MOE_OK;
     }
 
-    // Results [begin, end): result i is made of elements i % half of both halves of block i / half.
-    void compute(const RowKernels& kernels, int64_t begin, int64_t end) const {
+    // Results [begin, end): result i is made of elements i % half of both halves of block i / half. `streaming` is null
+    // when they go through the caches.
+    void compute(const CopyKernels* streaming, int64_t begin, int64_t end) const {
+        const RowKernels& kernels = row_kernels();
         const Dtype dtype = args_.input->dtype;
         const int64_t size = moe_dtype_size(dtype);
-        float gated[tile];
-        float gate[tile];
+        alignas(line) float gated[tile];
+        alignas(line) float gate[tile];
+        alignas(line) char results[tile * sizeof(float)];
+        const auto gated_at = [&](int64_t i) {
+            return input_.data<char>() + (i / half_ * 2 * half_ + i % half_) * size;
+        };
         for (int64_t i = begin; i < end;) {
-            const int64_t n = std::min({tile, end - i, half_ - i % half_});
-            const char* first = input_.data<char>() + (i / half_ * 2 * half_ + i % half_) * size;
+            char* const out = out_.data<char>() + i * size;
+            // The next tile begins with a line of the result.
+            const auto misplaced = static_cast<int64_t>(reinterpret_cast<uintptr_t>(out) % line) / size;
+            const int64_t n = std::min({tile - misplaced, end - i, half_ - i % half_});
+            const char* first = gated_at(i);
+            const char* next = gated_at(std::min(i + n, end - 1));
+            const int64_t ahead = std::min(tile, end - (i + n)) * size;
+            fetch(next, ahead);
             widen_row(kernels, dtype, first, gated, n);
-            widen_row(kernels, dtype, first + half_ * size, gate, n);
             kernels.silu(gated, n);
+            fetch(next + half_ * size, ahead);
+            widen_row(kernels, dtype, first + half_ * size, gate, n);
             kernels.multiply(gated, gate, n);
-            narrow_row(kernels, dtype, gated, out_.data<char>() + i * size, n);
+            narrow_row(kernels, dtype, gated, streaming == nullptr ? out : results, n);
+            if (streaming != nullptr) streaming->stream(out, results, n * size);
             i += n;
         }
+        if (streaming != nullptr) streaming->end();
+    }
+
+    // The processor's own prefetching starts anew in every page, and both halves are left and taken up again.
+    static void fetch(const char* first, int64_t bytes) {
+        for (int64_t byte = 0; byte < bytes; byte += line) __builtin_prefetch(first + byte);
     }
 
     const Args args_;
