@@ -38,7 +38,9 @@ class DynamicQuant {
         scale_.book(args_.scale, "scale", ledger);
         ends_piece_ = ledger.book<int64_t>("ends of groups", groups_);
         const int64_t threads = std::min<int64_t>(ledger.threads(), rows_);
-        if (args_.smooth_scales != nullptr) values_ = ledger.book<float>("rows in float32", threads * hidden_);
+        smooth_size_ = args_.smooth_scales == nullptr ? 0 : hidden_;
+        products_ = ledger.book<float>("smoothed rows", threads * smooth_size_);
+        factors_ = ledger.book<float>("smooth_scales of a group", threads * smooth_size_);
         codes_ = ledger.book<int8_t>("rows in int8", threads * 2 * hidden_);
     }
 
@@ -55,10 +57,10 @@ class DynamicQuant {
         const int64_t grain = 1 + 16 * 1024 / std::max<int64_t>(1, hidden_);
         const RowCopies copies(y_.data<char>(), rows_, hidden_);
         parallel_ranges(workspace.threads(), rows_, grain, [&](int thread, int64_t begin, int64_t end) {
-            float* values = workspace.at<float>(values_);
-            int8_t* codes = workspace.at<int8_t>(codes_);
-            quantise(copies, begin, end, values == nullptr ? nullptr : values + thread * hidden_,
-                     codes == nullptr ? nullptr : codes + thread * 2 * hidden_);
+            quantise(copies, begin, end,
+                     {workspace.at<float>(products_) + thread * smooth_size_,
+                      workspace.at<float>(factors_) + thread * smooth_size_,
+                      workspace.at<int8_t>(codes_) + thread * 2 * hidden_});
         });
         y_.store();
         scale_.store();
@@ -147,22 +149,34 @@ class DynamicQuant {
                                 "the number of rows as the last end");
     }
 
+    // What a thread works in.
+    struct Scratch {
+        float* products;
+        float* factors;
+        int8_t* codes;
+    };
+
     // Rows [begin, end). Codes that the caches do not hold are written from a copy, while the next row is quantised.
-    void quantise(const RowCopies& copies, int64_t begin, int64_t end, float* values, int8_t* codes) const {
+    void quantise(const RowCopies& copies, int64_t begin, int64_t end, const Scratch& scratch) const {
         const Dtype dtype = args_.input->dtype;
         const int64_t row_bytes = hidden_ * moe_dtype_size(dtype);
-        RowQuantiser quantiser(row_kernels(), dtype, dtype, nullptr, hidden_, values);
+        RowQuantiser quantiser(row_kernels(), dtype, nullptr, hidden_, scratch.products);
         RowCopies::Targets targets(copies);
         int64_t group = index_ ? std::upper_bound(ends_, ends_ + groups_, begin) - ends_ : 0;
+        int64_t widened_group = -1;
         const auto input_row = [&](int64_t row) { return input_.data<char>() + row * row_bytes; };
         const auto codes_of = [&](int64_t row) {
-            return copies.streams() ? codes + row % 2 * hidden_ : y_.data<int8_t>() + row * hidden_;
+            return copies.streams() ? scratch.codes + row % 2 * hidden_ : y_.data<int8_t>() + row * hidden_;
         };
         const auto begin_row = [&](int64_t row) {
             while (index_ && group < groups_ && ends_[group] <= row) ++group;
             const bool smooth = smooth_ && (!index_ || group < groups_);
-            quantiser.begin({input_row(row), smooth ? smooth_.data<char>() + group * row_bytes : nullptr},
-                            codes_of(row), input_row(std::min(row + 1, end - 1)));
+            if (smooth && group != widened_group) {
+                widen_row(row_kernels(), dtype, smooth_.data<char>() + group * row_bytes, scratch.factors, hidden_);
+                widened_group = group;
+            }
+            quantiser.begin({input_row(row), smooth ? scratch.factors : nullptr}, codes_of(row),
+                            input_row(std::min(row + 1, end - 1)));
         };
         begin_row(begin);
         quantiser.complete();
@@ -184,7 +198,8 @@ class DynamicQuant {
     int64_t groups_ = 0;
     Input input_, smooth_, index_;
     Output y_, scale_;
-    Piece ends_piece_, values_, codes_;
+    Piece ends_piece_, products_, factors_, codes_;
+    int64_t smooth_size_ = 0;
     int64_t* ends_ = nullptr;
 };
 

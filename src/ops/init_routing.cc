@@ -519,16 +519,15 @@ class InitRouting {
     void expand_quantised(const RowCopies& copies, int thread, int64_t begin, int64_t end) const {
         RowQuantiser::Static fixed = {};
         if (args_.quant_mode == 0) fixed = {scale_.data<float>()[0], offset_.data<float>()[0]};
-        RowQuantiser quantiser(row_kernels(), args_.x->dtype, MOE_FLOAT32, args_.quant_mode == 0 ? &fixed : nullptr,
-                               hidden_, values_ == nullptr ? nullptr : values_ + thread * hidden_);
+        RowQuantiser quantiser(row_kernels(), args_.x->dtype, args_.quant_mode == 0 ? &fixed : nullptr, hidden_,
+                               values_ == nullptr ? nullptr : values_ + thread * hidden_);
         int8_t* codes = codes_ + thread * 2 * hidden_;
         int8_t* next_codes = codes + hidden_;
         RowCopies::Targets targets(copies);
         const auto begin_row = [&](int64_t landing) {
             const int64_t expert = factors_per_expert() ? ids_.data<int32_t>()[landings_[landing].entry] - start_ : 0;
             const float* row_factors = factors() ? scale_.data<float>() + expert * hidden_ : nullptr;
-            quantiser.begin({x_row(token_of(landing)), reinterpret_cast<const char*>(row_factors)}, next_codes,
-                            nullptr);
+            quantiser.begin({x_row(token_of(landing)), row_factors}, next_codes, nullptr);
         };
         begin_row(begin);
         quantiser.complete();

@@ -11,10 +11,9 @@ namespace moe {
 
 class RowQuantiser {
   public:
-    // A row of `factor_dtype` that values are multiplied by before, or null.
     struct Row {
         const char* values;
-        const char* factors;
+        const float* factors;  // that values are multiplied by before, or null
     };
     struct Static {
         float scale;
@@ -22,9 +21,8 @@ class RowQuantiser {
     };
 
     // `fixed` is null for a scale of the row itself. `buffer` holds n floats when there are factors.
-    RowQuantiser(const RowKernels& kernels, Dtype dtype, Dtype factor_dtype, const Static* fixed, int64_t n,
-                 float* buffer)
-        : kernels_(kernels), dtype_(dtype), factor_dtype_(factor_dtype), fixed_(fixed), n_(n), buffer_(buffer) {}
+    RowQuantiser(const RowKernels& kernels, Dtype dtype, const Static* fixed, int64_t n, float* buffer)
+        : kernels_(kernels), dtype_(dtype), fixed_(fixed), n_(n), buffer_(buffer) {}
 
     // The next row, and one that is read ahead meanwhile, or null.
     void begin(Row row, int8_t* codes, const char* ahead) {
@@ -75,11 +73,8 @@ class RowQuantiser {
             largest = largest_magnitude(kernels_, dtype_, values, count);
         } else {
             float* products = buffer_ + column;
-            const char* factors = row_.factors + column * moe_dtype_size(factor_dtype_);
-            alignas(64) float widened[tile];
             widen_row(kernels_, dtype_, values, products, count);
-            widen_row(kernels_, factor_dtype_, factors, widened, count);
-            kernels_.multiply(products, widened, count);
+            kernels_.multiply(products, row_.factors + column, count);
             largest = kernels_.largest_magnitude(products, count);
         }
         // NaN stays.
@@ -104,7 +99,6 @@ class RowQuantiser {
 
     const RowKernels& kernels_;
     Dtype dtype_;
-    Dtype factor_dtype_;
     const Static* fixed_;
     int64_t n_;
     float* buffer_;
