@@ -33,13 +33,22 @@ uint64_t sum_of(const void* data, int64_t bytes) {
     constexpr uint64_t factor = 0x9E3779B97F4A7C15u;
     const auto* at = static_cast<const unsigned char*>(data);
     uint64_t lane[4] = {1, 2, 3, 4};
-    for (int64_t i = 0; i < bytes; i += 32) {
-        uint64_t word[4] = {};
-        std::memcpy(word, at + i, static_cast<size_t>(std::min<int64_t>(32, bytes - i)));
+    uint64_t word[4] = {};
+    const auto enter = [&] {
         for (int j = 0; j < 4; ++j) {
             lane[j] = (lane[j] ^ word[j]) * factor;
             lane[j] ^= lane[j] >> 29;
         }
+    };
+    const int64_t whole = bytes / 32 * 32;
+    for (int64_t i = 0; i < whole; i += 32) {
+        std::memcpy(word, at + i, 32);
+        enter();
+    }
+    if (whole < bytes) {
+        std::fill_n(word, 4, 0);
+        std::memcpy(word, at + whole, static_cast<size_t>(bytes - whole));
+        enter();
     }
     uint64_t sum = static_cast<uint64_t>(bytes);
     for (const uint64_t l : lane) sum = (sum ^ l) * factor;

@@ -7,9 +7,11 @@
 namespace moe {
 namespace {
 
-// Rows of a panel that are taken at a time from another packed weight.
-constexpr int64_t stage_rows = 32;
-constexpr int64_t stage_bytes = stage_rows * fgemm_max_columns * static_cast<int64_t>(sizeof(float));
+// Rows that are packed at a time, panels after panels: rows of a plain weight are read from end to end.
+constexpr int64_t rows_at_once = 32;
+constexpr int64_t panels_together = 8;
+constexpr int64_t stage_bytes =
+    rows_at_once * panels_together * fgemm_max_columns * static_cast<int64_t>(sizeof(float));
 constexpr int64_t bytes_per_thread = 256 * 1024;
 
 Status size_is(int64_t given, const char* argument, int64_t size) {
@@ -38,7 +40,7 @@ Status PackFloat::resolve(const moe_pack_args& args, Tensor* packed) {
 void PackFloat::book(const moe_pack_args& args, Ledger& ledger) {
     if (!is_packed(*args.w)) w_.book(args.w, "w", ledger);
     stage_size_ = is_packed(*args.w) ? stage_bytes : 0;
-    stage_ = ledger.book("rows of a panel", static_cast<uint64_t>(ledger.threads() * stage_size_));
+    stage_ = ledger.book("rows of panels", static_cast<uint64_t>(ledger.threads() * stage_size_));
 }
 
 Status PackFloat::run(const moe_pack_args& args, const Tensor& packed, const Workspace& workspace) {
@@ -46,35 +48,40 @@ Status PackFloat::run(const moe_pack_args& args, const Tensor& packed, const Wor
     MOE_TRY(has_data(args.w, "w"));
     const PackedStorage storage = packed_storage(packed);
     const FloatPanels to(packed);
-    const int64_t panels = ceil_divide(storage.n, to.order.width);
-    parallel_ranges(workspace.threads(), storage.experts * panels, 1 + bytes_per_thread / to.stride(),
+    const int64_t blocks = ceil_divide(storage.k, rows_at_once);
+    parallel_ranges(workspace.threads(), storage.experts * blocks,
+                    1 + bytes_per_thread / (rows_at_once * storage.n * to.item),
                     [&](int thread, int64_t begin, int64_t end) {
                         char* const stage = workspace.at<char>(stage_) + thread * stage_size_;
                         for (int64_t item = begin; item < end; ++item)
-                            pack_panel(args, to, item / panels, item % panels * to.order.width, stage);
+                            pack_rows(args, to, item / blocks, item % blocks * rows_at_once, stage);
                     });
     return MOE_OK;
 }
 
-void PackFloat::pack_panel(const moe_pack_args& args, const FloatPanels& to, int64_t expert, int64_t first,
-                           char* stage) const {
+void PackFloat::pack_rows(const moe_pack_args& args, const FloatPanels& to, int64_t expert, int64_t row,
+                          char* stage) const {
     const int64_t k = args.w->shape[args.w->rank - 2];
-    const int64_t stored = to.columns_from(first);
-    const int64_t columns = std::min(stored, to.n - first);
-    // What no row or column fills up is zero: equal weights become equal bytes.
-    if (columns < stored || k < to.stored_k)
-        std::memset(to.at(expert, first, 0), 0, static_cast<size_t>(stored * to.stored_k * to.item));
-    if (!is_packed(*args.w)) {
-        const int64_t row_bytes = to.n * to.item;
-        return to.write(expert, 0, k, first, columns, w_.data<char>() + expert * k * row_bytes + first * to.item,
-                        row_bytes);
-    }
-    const FloatPanels from(*args.w);
-    const int64_t row_bytes = columns * to.item;
-    for (int64_t row = 0; row < k; row += stage_rows) {
-        const int64_t rows = std::min(stage_rows, k - row);
-        from.read(expert, row, rows, first, columns, stage, row_bytes);
-        to.write(expert, row, rows, first, columns, stage, row_bytes);
+    const int64_t rows = std::min(rows_at_once, k - row);
+    const int64_t stored_rows = std::min(rows_at_once, to.stored_k - row);
+    const int64_t width = panels_together * to.order.width;
+    for (int64_t first = 0; first < to.n; first += width) {
+        const int64_t columns = std::min(width, to.n - first);
+        // What no row or column fills up is zero: equal weights become equal bytes.
+        for (int64_t column = first; column < first + columns; column += to.order.width) {
+            const int64_t stored = to.columns_from(column);
+            if (to.n - column < stored || rows < stored_rows)
+                std::memset(to.at(expert, column, row), 0, static_cast<size_t>(stored * stored_rows * to.item));
+        }
+        if (is_packed(*args.w)) {
+            const int64_t row_bytes = columns * to.item;
+            FloatPanels(*args.w).read(expert, row, rows, first, columns, stage, row_bytes);
+            to.write(expert, row, rows, first, columns, stage, row_bytes);
+        } else {
+            const int64_t row_bytes = to.n * to.item;
+            const char* source = w_.data<char>() + (expert * k + row) * row_bytes + first * to.item;
+            to.write(expert, row, rows, first, columns, source, row_bytes);
+        }
     }
 }
 

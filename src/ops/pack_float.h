@@ -16,7 +16,7 @@ class PackFloat {
     Status run(const moe_pack_args& args, const Tensor& packed, const Workspace& workspace);
 
   private:
-    void pack_panel(const moe_pack_args& args, const FloatPanels& to, int64_t expert, int64_t first, char* stage) const;
+    void pack_rows(const moe_pack_args& args, const FloatPanels& to, int64_t expert, int64_t row, char* stage) const;
 
     Input w_;
     Piece stage_;
