@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
 from importlib.util import find_spec
 from typing import Any
 
@@ -14,6 +15,14 @@ from moe_native.benchmarks.measure import Contender
 
 Array = NDArray[Any]
 Error = Callable[[Any], float]
+
+
+class Peer(StrEnum):
+    """How far to go for contenders: each includes those before it."""
+
+    numpy = "numpy"
+    torch = "torch"
+    torch_compile = "torch-compile"
 
 
 def available() -> bool:

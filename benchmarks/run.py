@@ -18,6 +18,7 @@ from moe_native.benchmarks import items, report
 from moe_native.benchmarks import scaling as curves
 from moe_native.benchmarks.limits import KINDS, Prober
 from moe_native.benchmarks.measure import Work, measure
+from moe_native.benchmarks.peers import Peer
 
 Tick = Callable[[str], None]
 
@@ -106,12 +107,12 @@ class ScalingResult:
         curves.picture(path, self.points)
 
 
-def table(path: Path, wanted: Sequence[str], prober: Prober, repeats: int, tick: Tick, peer: items.Peer) -> TableResult:
+def table(path: Path, wanted: Sequence[str], prober: Prober, repeats: int, tick: Tick, peer: Peer) -> TableResult:
     """Measure the items of a file whose names contain one of the texts, or all."""
     specs = [spec for spec in items.load(path) if not wanted or any(part in spec["name"] for part in wanted)]
     threads = moe_native.get_num_threads()
     torch_version = ""
-    if peer != items.Peer.numpy:
+    if peer != Peer.numpy:
         import torch
 
         torch_version = f", PyTorch {torch.__version__}"

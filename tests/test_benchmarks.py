@@ -276,7 +276,7 @@ def test_floor_and_targets():
 
 
 def test_error_is_seen():
-    from moe_native.benchmarks.items import error_of
+    from moe_native.benchmarks.common import error_of
 
     assert error_of(np.float32([1, 2]), np.array([1.0, 2.5])) == pytest.approx(0.2)
     with pytest.raises(ValueError, match="shape"):

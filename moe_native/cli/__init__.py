@@ -168,7 +168,7 @@ def bench(
     if not any(wanted in spec["name"] for spec in items.load(path) for wanted in item or [""]):
         raise typer.BadParameter(f"no item of {shapes} has a name with {item}")
     try:
-        peer = items.Peer(peers or ("torch" if all_peers.available() else "numpy"))
+        peer = all_peers.Peer(peers or ("torch" if all_peers.available() else "numpy"))
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     if isa is not None:
