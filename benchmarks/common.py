@@ -19,6 +19,8 @@ SAMPLE = 24
 SAMPLED_COLUMNS = 96
 #: Standard deviation of the log popularity of an expert: the busiest of 256 gets about five times the mean.
 SKEW = 0.6
+#: Tokens of a block whose float32 values stay in the cache.
+BLOCK = 64
 #: Input sets together are so many times as large as the largest cache, but there are no more than MOST_SETS.
 CACHES = 3
 MOST_SETS = 16
@@ -58,6 +60,36 @@ def error_of(seen: Array, exact: Array) -> float:
         raise ValueError(f"result of shape {seen64.shape}, needed {exact64.shape}")
     scale = float(np.abs(exact64).max(initial=0)) or 1.0
     return float(np.abs(seen64 - exact64).max(initial=0)) / scale
+
+
+def quantised_error(codes: Array, scale: Array, exact_codes: Array, exact_scale: Array) -> float:
+    """The error of rows of int8 with a scale each.
+
+    A code may be one off where the quotient is a tie as far as float32 can tell.
+    """
+    return error_of(codes * scale[:, None].astype(np.float64), exact_codes * exact_scale[:, None])
+
+
+def blocks(tokens: int, size: int = BLOCK) -> Iterator[slice]:
+    """Parts of so many tokens, in turn."""
+    return (slice(begin, begin + size) for begin in range(0, tokens, size))
+
+
+def sigmoid(h: Array, slope: float = 1.0) -> Array:
+    """1 / (1 + exp(-slope * h)) of float32 by NumPy, with few passes over memory."""
+    f = h * np.float32(-slope)
+    with np.errstate(over="ignore"):
+        np.exp(f, out=f)
+    f += 1
+    return np.reciprocal(f, out=f)
+
+
+def quantise(rows: Array, codes: Array) -> Array:
+    """Fill int8 `codes` from rows of float32 by NumPy, which changes them, and return the scales."""
+    scale: Array = np.maximum(rows.max(axis=1), -rows.min(axis=1)) / np.float32(127)
+    rows /= scale[:, None]
+    np.rint(rows, out=codes, casting="unsafe")
+    return scale
 
 
 def targets(spec: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -25,6 +25,7 @@ def prepare(spec: Mapping[str, Any], peer: Peer = Peer.numpy) -> Work:
     makers = {
         "gmm": products.prepare_gmm,
         "ffn": products.prepare_ffn,
+        "swiglu_quant": products.prepare_swiglu_quant,
         "init_routing": routing.prepare_init_routing,
         "permute": routing.prepare_permute,
         "finalize": routing.prepare_finalize,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -11,6 +12,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from moe_native.benchmarks.common import blocks
 from moe_native.benchmarks.measure import Contender
 
 Array = NDArray[Any]
@@ -50,6 +52,31 @@ def to_numpy(tensor: Any) -> Array:
     return array
 
 
+def int8_products(weights: Sequence[Array], ends: Array, scale: Array) -> dict[str, Callable[[int, int, Any], Any]]:
+    """Rows times the weight of an expert, dequantised, by oneDNN: torch._int_mm, and its linear layer, packed."""
+    import torch
+
+    e, k, n = weights[0].shape
+    counts, scales = np.diff(ends, prepend=0).tolist(), to_torch(scale)
+    # The order in which both read weights fastest: k side by side.
+    transposed = [[to_torch(np.ascontiguousarray(w[g].T)) for g in range(e)] for w in weights]
+    packed = [
+        [torch.ops.onednn.qlinear_prepack(w, [max(1, count), k]) for w, count in zip(s, counts, strict=True)]
+        for s in transposed
+    ]
+    zeros = torch.zeros(n, dtype=torch.int32)
+
+    def int_mm(i: int, g: int, rows: Any) -> Any:
+        return torch._int_mm(rows, transposed[i][g].t()).float().mul_(scales[g])
+
+    def linear(i: int, g: int, rows: Any) -> Any:
+        return torch.ops.onednn.qlinear_pointwise(
+            rows, 1.0, 0, packed[i][g], scales[g], zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+
+    return {"torch._int_mm": int_mm, "oneDNN int8, packed": linear}
+
+
 def gmm(
     x: Array,
     weights: Sequence[Array],
@@ -61,47 +88,58 @@ def gmm(
     tokens: int,
     error: Error,
 ) -> list[Contender]:
-    """int8 products by oneDNN: torch._int_mm, and its linear layer with packed weights."""
+    """int8 products, and their sums by `index_add_`."""
     import torch
 
-    e, k, n = weights[0].shape
     rows, factors, places = to_torch(x), to_torch(factor)[:, None], to_torch(row_index)
-    scales, shared_rows = to_torch(scale), to_torch(shared)
+    shared_rows = to_torch(shared)
     parts = list(zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True))
 
-    def combine(product: Callable[[int, Any], Any]) -> Array:
-        y = torch.zeros((tokens, n))
+    def combine(product: Callable[[int, int, Any], Any], i: int) -> Array:
+        y = torch.zeros((tokens, scale.shape[1]))
         y[: len(shared_rows)] = shared_rows
         for g, (begin, end) in enumerate(parts):
             if begin == end:
                 continue
-            part = product(g, rows[begin:end])
+            part = product(i, g, rows[begin:end])
             part *= factors[begin:end]
             y.index_add_(0, places[begin:end], part)
         return to_numpy(y)
 
-    # The order in which both read weights fastest: k side by side.
-    transposed = [[to_torch(np.ascontiguousarray(w[g].T)) for g in range(e)] for w in weights]
-    packed = [
-        [
-            torch.ops.onednn.qlinear_prepack(w, [max(1, end - begin), k])
-            for w, (begin, end) in zip(s, parts, strict=True)
-        ]
-        for s in transposed
-    ]
-    zeros = torch.zeros(n, dtype=torch.int32)
+    products = int8_products(weights, ends, scale)
+    return [Contender(name, partial(combine, product), error) for name, product in products.items()]
 
-    def int_mm(i: int) -> Array:
-        return combine(lambda g, part: torch._int_mm(part, transposed[i][g].t()).float().mul_(scales[g]))
 
-    def linear(i: int) -> Array:
-        return combine(
-            lambda g, part: torch.ops.onednn.qlinear_pointwise(
-                part, 1.0, 0, packed[i][g], scales[g], zeros, None, 1.0, 0, torch.float32, "none", [], ""
-            )
-        )
+def swiglu_quant(
+    x: Array, weights: Sequence[Array], ends: Array, scale: Array, x_scale: Array, error: Error
+) -> list[Contender]:
+    """int8 products, of int4 weights in bytes too; the rest expert by expert."""
+    import torch
 
-    return [Contender("torch._int_mm", int_mm, error), Contender("oneDNN int8, packed", linear, error)]
+    rows, factors = to_torch(x), to_torch(x_scale)[:, None]
+    parts = list(zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True))
+
+    def run(product: Callable[[int, int, Any], Any], i: int) -> Any:
+        codes = torch.empty((len(rows), scale.shape[1] // 2), dtype=torch.int8)
+        scales = torch.empty(len(rows))
+        for g, (begin, end) in enumerate(parts):
+            if begin == end:
+                continue
+            part = product(i, g, rows[begin:end])
+            part *= factors[begin:end]
+            gate, up = part.chunk(2, dim=1)
+            scales[begin:end] = quantise(torch.nn.functional.silu(gate).mul_(up), codes[begin:end])
+        return to_numpy(codes), to_numpy(scales)
+
+    products = int8_products(weights, ends, scale)
+    return [Contender(name, partial(run, product), error) for name, product in products.items()]
+
+
+def quantise(rows: Any, codes: Any) -> Any:
+    """Fill int8 `codes` from rows of float32, which this changes, and return the scales."""
+    scale = rows.abs().amax(dim=1).div_(127)
+    codes.copy_(rows.div_(scale[:, None]).round_())
+    return scale
 
 
 def ffn(
@@ -213,12 +251,9 @@ def finalize(arrays: Mapping[str, Array], compiled: bool, error: Error) -> list[
             total = total + (t["rows"][places[j]].float() + t["bias"][experts[:, j]].float()) * scales[:, j, None]
         return total.to(t["rows"].dtype)
 
-    block = 64
-
     def eager(i: int) -> Array:
         y = torch.empty_like(t["skip1"])
-        for begin in range(0, tokens, block):
-            p = slice(begin, begin + block)
+        for p in blocks(tokens):
             y[p] = add(t["skip1"][p], t["skip2"][p], index[:, p], t["experts"][p], t["scales"][p])
         return to_numpy(y)
 

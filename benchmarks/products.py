@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ml_dtypes
@@ -10,22 +11,82 @@ import numpy as np
 
 import moe_native
 from moe_native.benchmarks import peers
-from moe_native.benchmarks.common import SAMPLE, SAMPLED_COLUMNS, Array, error_of, floats, int8, ours, sets_for
+from moe_native.benchmarks.common import (
+    SAMPLE,
+    SAMPLED_COLUMNS,
+    Array,
+    error_of,
+    floats,
+    int8,
+    ours,
+    quantise,
+    quantised_error,
+    sets_for,
+    sigmoid,
+)
 from moe_native.benchmarks.measure import Contender, Work
 from moe_native.benchmarks.peers import Peer
 from moe_native.oracle import ffn, grouped_matmul
 
+#: Activations of the form h * sigmoid(slope * h).
+SLOPES = {"silu": 1.0, "fastgelu": 1.702}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights (e, k, n) of int8, or of int4 in words of eight, in as many sets as it takes."""
+
+    #: In FRACTAL_NZ.
+    stored: list[moe_native.NzArray]
+    #: The same numbers as plain int8.
+    plain: list[Array]
+    #: Of the columns, (e, n), so that products are about as large as the scales of the rows.
+    scale: Array
+    #: What int4 needs besides.
+    biases: Sequence[Array | None]
+    #: Of an expert.
+    nbytes: int
+
+    @property
+    def int4(self) -> bool:
+        return self.stored[0].dtype == np.int32
+
+    @property
+    def scale_bits(self) -> Array:
+        """The scale as the operators take it for int4."""
+        return self.scale.view(np.uint32).astype(np.int64)
+
+    def operations(self, rows: int) -> dict[str, float]:
+        """What a product with so many rows takes: for int4 two, of the high and of the low halves of a row."""
+        _, k, n = self.plain[0].shape
+        return {"int8": (4.0 if self.int4 else 2.0) * rows * k * n}
+
+
+def integer_weights(dtype: str, e: int, k: int, n: int, rng: np.random.Generator) -> Weights:
+    """Weights of int8 or int4."""
+    int4 = dtype == "int4"
+    columns = n // 2 if int4 else n  # bytes of a row
+    sets = range(sets_for(e * k * columns))
+    plain = given = [int8((e, k, columns), 3 + s) for s in sets]
+    scale = rng.uniform(0.5, 1.5, (e, n)).astype(np.float32) / np.float32((4.6 if int4 else 74) * np.sqrt(k))
+    biases: Sequence[Array | None] = [None] * len(sets)
+    if int4:
+        given = [w.view(np.int32) for w in given]
+        plain = [np.stack([grouped_matmul.unpack_int4(expert) for expert in w]) for w in given]
+        biases = [8 * w.sum(axis=1, dtype=np.float32) * scale for w in plain]
+    stored = [moe_native.npu_format_cast(w, 29) for w in given]
+    return Weights(stored, plain, scale, biases, k * columns)
+
 
 def prepare_gmm(spec: Mapping[str, Any], peer: Peer) -> Work:
-    """int8 grouped matmul with dequantisation, weights per row, combine."""
+    """Grouped matmul of int8 rows by int8 or int4 weights with dequantisation, weights per row, combine."""
     counts, k, n, tokens = np.array(spec["counts"]), spec["k"], spec["n"], spec["tokens"]
     m, e, shared_rows = int(counts.sum()), len(counts), spec["shared_rows"]
-    sets = sets_for(e * k * n)
     rng = np.random.default_rng(1)
     x = int8((m, k), 2)
-    weights = [int8((e, k, n), 3 + s) for s in range(sets)]
-    stored = [moe_native.npu_format_cast(w, 29) for w in weights]
-    scale = rng.uniform(0.5, 1.5, (e, n)).astype(np.float32) / np.float32(74 * np.sqrt(k))
+    weights = integer_weights(spec.get("dtype", "int8"), e, k, n, rng)
+    scale = weights.scale
+    given_scale = weights.scale_bits[:, None] if weights.int4 else scale
     row_scale = rng.uniform(0.01, 0.02, m).astype(np.float32)
     logit = rng.uniform(0.1, 1, m).astype(np.float32)
     shared = floats((shared_rows, n), ml_dtypes.bfloat16, 4)
@@ -36,19 +97,21 @@ def prepare_gmm(spec: Mapping[str, Any], peer: Peer) -> Work:
         part.sort()
     arguments = {"pertoken_scale": row_scale, "logit": logit, "row_index": row_index, "output_bs": tokens}
 
-    def call(i: int, out: Any, held: Sequence[moe_native.NzArray | moe_native.PackedWeight] = stored) -> Array:
+    def call(i: int, out: Any, held: Sequence[moe_native.NzArray | moe_native.PackedWeight] = weights.stored) -> Array:
         return moe_native.npu_grouped_matmul_finalize_routing(
-            x, held[i], counts, scale=scale, shared_input=shared, out=out, **arguments
+            x, held[i], counts, scale=given_scale, bias=weights.biases[i], shared_input=shared, out=out, **arguments
         )
 
     chosen = np.sort(rng.choice(tokens, min(tokens, SAMPLE), replace=False))
     columns = np.sort(rng.choice(n, min(n, SAMPLED_COLUMNS), replace=False))
     rows = np.flatnonzero(np.isin(row_index, chosen))
+    bias = weights.biases[0]
     exact = grouped_matmul.grouped_matmul_finalize_routing(
         x[rows],
-        weights[0][:, :, columns],
+        weights.plain[0][:, :, columns],
         np.diff(np.searchsorted(rows, ends), prepend=0),
-        scale=scale[:, columns],
+        scale=given_scale[..., columns],
+        bias=None if bias is None else bias[:, columns],
         pertoken_scale=row_scale[rows],
         logit=logit[rows],
         row_index=np.searchsorted(chosen, row_index[rows]),
@@ -61,9 +124,9 @@ def prepare_gmm(spec: Mapping[str, Any], peer: Peer) -> Work:
 
     out = np.empty((tokens, n), np.float32)
     contenders = ours(spec, call, out, error)
-    stored_packed = [moe_native.pack(w) for w in stored]
-    contenders.append(Contender("moe_native, packed, out=", lambda i: call(i, out, stored_packed), error, ours=True))
-    prepared = [w.astype(np.float32) for w in weights]
+    packed = [moe_native.pack(w) for w in weights.stored]
+    contenders.append(Contender("moe_native, packed, out=", lambda i: call(i, out, packed), error, ours=True))
+    prepared = [w.astype(np.float32) for w in weights.plain]
     factor = row_scale * logit
 
     def by_numpy(i: int) -> Array:
@@ -84,15 +147,93 @@ def prepare_gmm(spec: Mapping[str, Any], peer: Peer) -> Work:
 
     contenders.append(Contender("numpy, float32 weights", by_numpy, error))
     if peer != Peer.numpy:
-        contenders += peers.gmm(x, weights, ends, scale, factor, shared, row_index, tokens, error)
+        contenders += peers.gmm(x, weights.plain, ends, scale, factor, shared, row_index, tokens, error)
     return Work(
         spec["name"],
-        f"m {m}, k {k}, n {n}, e {e}",
+        f"m {m}, k {k}, n {n}, e {e}" + (", int4" if weights.int4 else ""),
         contenders,
-        sets=sets,
-        operations={"int8": 2.0 * m * k * n},
-        read_bytes=x.nbytes + int((counts > 0).sum()) * k * n + shared.nbytes,
+        sets=len(weights.stored),
+        operations=weights.operations(m),
+        read_bytes=x.nbytes + int((counts > 0).sum()) * weights.nbytes + shared.nbytes,
         written_bytes=4 * tokens * n,
+    )
+
+
+def sample_of_experts(ends: Array) -> tuple[Array, list[int], list[int]]:
+    """Rows of the largest, the middle and the smallest expert, these experts, and how many rows there are of each.
+
+    Of few experts, because the oracle widens whole weights.
+    """
+    counts = np.diff(ends, prepend=0)
+    busy = [int(g) for g in np.argsort(counts, kind="stable") if counts[g] > 0]
+    experts = sorted({busy[0], busy[len(busy) // 2], busy[-1]})
+    rows = [np.unique(np.linspace(ends[g] - counts[g], ends[g] - 1, 4).astype(int)) for g in experts]
+    return np.concatenate(rows), experts, [len(part) for part in rows]
+
+
+def prepare_swiglu_quant(spec: Mapping[str, Any], peer: Peer) -> Work:
+    """Grouped matmul of int8 rows by int8 or int4 weights, SwiGLU, quantisation to int8."""
+    counts, k, n = np.array(spec["counts"]), spec["k"], spec["n"]
+    m, e, ends = int(counts.sum()), len(counts), np.cumsum(counts)
+    rng = np.random.default_rng(1)
+    x = int8((m, k), 2)
+    weights = integer_weights(spec["dtype"], e, k, n, rng)
+    scale = weights.scale
+    given_scale = weights.scale_bits if weights.int4 else scale
+    x_scale = rng.uniform(0.01, 0.02, m).astype(np.float32)
+
+    def call(i: int, out: Any, held: Sequence[moe_native.NzArray | moe_native.PackedWeight] = weights.stored) -> Any:
+        return moe_native.npu_grouped_matmul_swiglu_quant(
+            x, held[i], ends, given_scale, x_scale, bias=weights.biases[i], out=out
+        )
+
+    rows, experts, sampled = sample_of_experts(ends)
+    bias = weights.biases[0]
+    exact, exact_scale, _ = grouped_matmul.grouped_matmul_swiglu_quant(
+        x[rows],
+        weights.plain[0][experts],
+        np.cumsum(sampled),
+        given_scale[experts],
+        x_scale[rows],
+        bias=None if bias is None else bias[experts],
+    )
+
+    def error(result: Any) -> float:
+        codes, row_scale, *_ = result
+        return quantised_error(codes[rows], row_scale[rows], exact, exact_scale)
+
+    out = call(0, None)
+    contenders = ours(spec, call, out, error)
+    packed = [moe_native.pack(w) for w in weights.stored]
+    contenders.append(Contender("moe_native, packed, out=", lambda i: call(i, out, packed), error, ours=True))
+    prepared = [w.astype(np.float32) for w in weights.plain]
+
+    def by_numpy(i: int) -> Any:
+        codes, row_scale = np.empty((m, n // 2), np.int8), np.empty(m, np.float32)
+        rows32 = x.astype(np.float32)
+        begin = 0
+        for g, end in enumerate(ends):
+            c = rows32[begin:end] @ prepared[i][g]
+            c *= scale[g]
+            c *= x_scale[begin:end, None]
+            gate, up = np.split(c, 2, axis=1)
+            up *= gate
+            up *= sigmoid(gate)
+            row_scale[begin:end] = quantise(up, codes[begin:end])
+            begin = end
+        return codes, row_scale
+
+    contenders.append(Contender("numpy, float32 weights", by_numpy, error))
+    if peer != Peer.numpy:
+        contenders += peers.swiglu_quant(x, weights.plain, ends, scale, x_scale, error)
+    return Work(
+        spec["name"],
+        f"m {m}, k {k}, n {n}, e {e}, {spec['dtype']}",
+        contenders,
+        sets=len(weights.stored),
+        operations=weights.operations(m),
+        read_bytes=x.nbytes + int((counts > 0).sum()) * weights.nbytes,
+        written_bytes=out[0].nbytes + out[1].nbytes,
     )
 
 
@@ -115,24 +256,12 @@ def prepare_ffn(spec: Mapping[str, Any], peer: Peer) -> Work:
     def call(i: int, out: Any, held: Sequence[tuple[Any, Any]] = stored) -> Array:
         return moe_native.npu_ffn(x, *held[i], activation, expert_tokens=tokens, out=out)
 
-    # Rows of the largest, the middle and the smallest expert: the oracle widens whole weights.
     ends = np.array([m]) if counts is None else np.cumsum(counts)
-    rows_of = np.diff(ends, prepend=0)
-    busy = [int(g) for g in np.argsort(rows_of, kind="stable") if rows_of[g] > 0]
-    experts = sorted({busy[0], busy[len(busy) // 2], busy[-1]})
-    rows = np.concatenate(
-        [np.unique(np.linspace(ends[g - 1] if g else 0, ends[g] - 1, 4).astype(int)) for g in experts]
-    )
+    rows, experts, sampled = sample_of_experts(ends)
     if counts is None:
         exact = ffn.ffn(x[rows], w1[0], w2[0], activation)
     else:
-        exact = ffn.ffn(
-            x[rows],
-            w1[0][experts],
-            w2[0][experts],
-            activation,
-            [np.isin(rows, np.arange(ends[g] - counts[g], ends[g])).sum() for g in experts],
-        )
+        exact = ffn.ffn(x[rows], w1[0][experts], w2[0][experts], activation, sampled)
 
     def error(result: Array) -> float:
         return error_of(result[rows], exact)
@@ -151,7 +280,7 @@ def prepare_ffn(spec: Mapping[str, Any], peer: Peer) -> Work:
         begin = 0
         for g, end in enumerate(ends):
             h = rows32[begin:end] @ p1[i][g]
-            h *= numpy_factor(activation, h)
+            h *= h > 0 if activation == "relu" else sigmoid(h, SLOPES[activation])
             np.matmul(h, p2[i][g], out=y[begin:end])
             begin = end
         return y.astype(dtype, copy=False)
@@ -170,14 +299,3 @@ def prepare_ffn(spec: Mapping[str, Any], peer: Peer) -> Work:
         read_bytes=x.nbytes + active * (k1 * n1 + n1 * n2) * dtype.itemsize,
         written_bytes=m * n2 * dtype.itemsize,
     )
-
-
-def numpy_factor(activation: str, h: Array) -> Array:
-    """What NumPy multiplies `h` by: activations of the form h * f(h), with few passes over memory."""
-    if activation == "relu":
-        return h > 0
-    f = h * np.float32(-1.702 if activation == "fastgelu" else -1)
-    with np.errstate(over="ignore"):
-        np.exp(f, out=f)
-    f += 1
-    return np.reciprocal(f, out=f)

@@ -7,10 +7,21 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+from numpy.typing import NDArray
 
 import moe_native
 from moe_native.benchmarks import peers
-from moe_native.benchmarks.common import SAMPLED_COLUMNS, Array, choose_experts, error_of, floats, ours, sample
+from moe_native.benchmarks.common import (
+    SAMPLED_COLUMNS,
+    Array,
+    blocks,
+    choose_experts,
+    error_of,
+    floats,
+    ours,
+    quantised_error,
+    sample,
+)
 from moe_native.benchmarks.measure import Contender, Work
 from moe_native.benchmarks.peers import Peer
 from moe_native.oracle import finalize, init_routing, permute
@@ -44,8 +55,7 @@ def prepare_init_routing(spec: Mapping[str, Any], peer: Peer) -> Work:
             return float("inf")
         if not quantised:
             return error_of(rows[places], exact)
-        # A code may be one off where the quotient is a tie as far as float32 can tell.
-        return error_of(rows[places] * scale[places, None].astype(np.float64), exact * exact_scale[:, None])
+        return quantised_error(rows[places], scale[places], exact, exact_scale)
 
     contenders = ours(spec, call, call(0, None), error)
     bits = x.view(np.uint16)
@@ -81,11 +91,17 @@ def prepare_init_routing(spec: Mapping[str, Any], peer: Peer) -> Work:
     )
 
 
+def choose_map(tokens: int, experts: int, top_k: int) -> NDArray[np.int8]:
+    """A routing map with `top_k` experts per token."""
+    routing_map = np.zeros((tokens, experts), np.int8)
+    np.put_along_axis(routing_map, choose_experts(tokens, experts, top_k), 1, axis=1)
+    return routing_map
+
+
 def prepare_permute(spec: Mapping[str, Any], peer: Peer) -> Work:
     """Rows of bfloat16 tokens in the order of the experts, from a map."""
     tokens, hidden, experts, top_k = spec["tokens"], spec["hidden"], spec["experts"], spec["top_k"]
-    routing_map = np.zeros((tokens, experts), np.int8)
-    np.put_along_axis(routing_map, choose_experts(tokens, experts, top_k), 1, axis=1)
+    routing_map = choose_map(tokens, experts, top_k)
     x = floats((tokens, hidden), ml_dtypes.bfloat16, 1)
     probs = np.random.default_rng(1).uniform(0, 1, (tokens, experts)).astype(np.float32)
 
@@ -162,14 +178,11 @@ def prepare_finalize(spec: Mapping[str, Any], peer: Peer) -> Work:
     def error(result: Any) -> float:
         return error_of(result[chosen], exact)
 
-    block = 64  # tokens, whose float32 sums stay in the cache
-
     def by_numpy(i: int) -> Array:
         y = np.empty((tokens, hidden), bf16)
         bias32 = bias.astype(np.float32)
         of_token = index.reshape(top_k, tokens)
-        for begin in range(0, tokens, block):
-            part = slice(begin, begin + block)
+        for part in blocks(tokens):
             total = skips[0][part].astype(np.float32)
             total += skips[1][part]
             for j in range(top_k):

@@ -22,6 +22,16 @@ n = 40
 target = 1.5
 
 [[item]]
+name = "gmm-int4"
+kind = "gmm"
+dtype = "int4"
+counts = [5, 0, 2]
+tokens = 4
+shared_rows = 2
+k = 33
+n = 40
+
+[[item]]
 name = "moe-f16"
 kind = "ffn"
 dtype = "float16"
@@ -90,10 +100,35 @@ hidden = 50
 experts = 8
 top_k = 2
 target = 1.25
+
+[[item]]
+name = "swiglu-quant"
+kind = "swiglu_quant"
+dtype = "int8"
+counts = [5, 0, 2]
+k = 33
+n = 40
+
+[[item]]
+name = "swiglu-quant-int4"
+kind = "swiglu_quant"
+dtype = "int4"
+counts = [5, 0, 2]
+k = 33
+n = 40
 """
 
 #: Largest error, as a fraction of the largest exact value, that the dtype of a result allows over 33 terms.
-BOUNDS = {"moe-f16": 2**-10, "dense-bf16": 2**-7, "finalize": 2**-7, "routing": 0.0, "permute": 0.0}
+BOUNDS = {
+    "moe-f16": 2**-10,
+    "dense-bf16": 2**-7,
+    # The operators round the products of both halves of a row to float16.
+    "gmm-int4": 2**-9,
+    "swiglu-quant-int4": 2**-6,
+    "routing": 0.0,
+    "permute": 0.0,
+    "finalize": 2**-7,
+}
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +251,7 @@ def test_scaling_keeps_every_row():
         assert min(seen["counts"]) >= 0
 
 
-@pytest.mark.parametrize("name", ["table", "off-table", "models", "scaling"])
+@pytest.mark.parametrize("name", ["table", "off-table", "models", "helpers", "scaling"])
 def test_shapes_of_the_package(name):
     """Every file names each item once and holds what its kind needs."""
     from moe_native.benchmarks.items import SHAPES, load
@@ -224,6 +259,7 @@ def test_shapes_of_the_package(name):
     needed = {
         "gmm": {"counts", "k", "n"},
         "ffn": {"dtype", "k1", "n1", "n2", "activation"},
+        "swiglu_quant": {"dtype", "counts", "k", "n"},
         "init_routing": {"hidden", "experts", "top_k", "quantised"},
         "permute": {"tokens", "hidden", "experts", "top_k"},
         "finalize": {"hidden", "experts", "top_k"},
