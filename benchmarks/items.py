@@ -26,8 +26,11 @@ def prepare(spec: Mapping[str, Any], peer: Peer = Peer.numpy) -> Work:
         "gmm": products.prepare_gmm,
         "ffn": products.prepare_ffn,
         "swiglu_quant": products.prepare_swiglu_quant,
+        "gating": routing.prepare_gating,
+        "gating_softmax": routing.prepare_gating_softmax,
         "init_routing": routing.prepare_init_routing,
         "permute": routing.prepare_permute,
+        "unpermute": routing.prepare_unpermute,
         "finalize": routing.prepare_finalize,
     }
     return makers[spec["kind"]](spec, peer)

@@ -191,6 +191,47 @@ def ffn(
     return contenders
 
 
+def gating(
+    x: Sequence[Array], bias: Array | None, groups: int, kept: int, top_k: int, factor: float, error: Error
+) -> list[Contender]:
+    """What the models' own code does: groups that are left out become -inf."""
+    import torch
+
+    scores = [to_torch(a) for a in x]
+    tokens, experts = x[0].shape
+    offset = None if bias is None else to_torch(bias)
+
+    def choose(i: int) -> Any:
+        s = scores[i].softmax(dim=1) if offset is None else scores[i].sigmoid()
+        v = s if offset is None else s + offset
+        grouped = v.view(tokens, groups, -1)
+        best = grouped.amax(dim=2) if offset is None else grouped.topk(2, dim=2)[0].sum(dim=2)
+        left_out = torch.ones_like(best, dtype=torch.bool)
+        left_out.scatter_(1, best.topk(kept, dim=1, sorted=False)[1], False)
+        chosen = grouped.masked_fill(left_out[:, :, None], -torch.inf).view(tokens, experts).topk(top_k, dim=1)[1]
+        weights = s.gather(1, chosen)
+        if offset is not None:
+            weights /= weights.sum(dim=1, keepdim=True)
+        return to_numpy(weights.mul_(factor)), to_numpy(chosen.int())
+
+    return [Contender("torch", choose, error)]
+
+
+def gating_softmax(x: Sequence[Array], top_k: int, error: Error) -> list[Contender]:
+    """Softmax in float32, and `topk`."""
+    import torch
+
+    scores = [to_torch(a) for a in x]
+    tokens = len(x[0])
+
+    def choose(i: int) -> Any:
+        weights, chosen = scores[i].softmax(dim=1, dtype=torch.float32).topk(top_k, dim=1)
+        row_idx = torch.arange(tokens * top_k, dtype=torch.int32).view(top_k, tokens).t()
+        return to_numpy(weights.to(scores[i].dtype)), to_numpy(chosen.int()), to_numpy(row_idx)
+
+    return [Contender("torch", choose, error)]
+
+
 def init_routing(x: Array, expert_idx: Array, experts: int, quantised: bool, error: Error) -> list[Contender]:
     """A stable sort and a gather."""
     import torch
@@ -235,6 +276,21 @@ def permute(x: Array, routing_map: Array, probs: Array, error: Error) -> list[Co
         Contender("torch, out=", lambda i: route(reused), error),
         Contender("torch", lambda i: route(None), error),
     ]
+
+
+def unpermute(rows: Array, index: Array, probs: Array, routing_map: Array, error: Error) -> list[Contender]:
+    """The sum of bags of rows, which takes weights of the dtype of the rows."""
+    import torch
+
+    tokens = len(probs)
+    t, places = to_torch(rows), to_torch(index).view(tokens, -1)
+    chosen, all_weights = to_torch(routing_map).bool(), to_torch(probs)
+
+    def add(i: int) -> Array:
+        weights = all_weights[chosen].view(tokens, -1)
+        return to_numpy(torch.nn.functional.embedding_bag(places, t, per_sample_weights=weights, mode="sum"))
+
+    return [Contender("torch embedding_bag", add, error)]
 
 
 def finalize(arrays: Mapping[str, Array], compiled: bool, error: Error) -> list[Contender]:

@@ -21,10 +21,126 @@ from moe_native.benchmarks.common import (
     ours,
     quantised_error,
     sample,
+    sets_for,
+    sigmoid,
 )
 from moe_native.benchmarks.measure import Contender, Work
 from moe_native.benchmarks.peers import Peer
-from moe_native.oracle import finalize, init_routing, permute
+from moe_native.oracle import finalize, gating, init_routing, permute
+
+
+def softmax(x: Array) -> Array:
+    """Probabilities of every row in float32, by NumPy."""
+    p: Array = x.astype(np.float32)
+    p -= p.max(axis=1, keepdims=True)
+    np.exp(p, out=p)
+    p /= p.sum(axis=1, keepdims=True)
+    return p
+
+
+def largest(values: Array, k: int) -> Array:
+    """Places of the k largest of every row in descending order, by NumPy."""
+    places = np.argpartition(values, -k, axis=1)[:, -k:]
+    order = np.argsort(np.take_along_axis(values, places, axis=1), axis=1)[:, ::-1]
+    return np.take_along_axis(places, order, axis=1)
+
+
+def prepare_gating(spec: Mapping[str, Any], peer: Peer) -> Work:
+    """Experts from the best groups: by sigmoid and bias as in DeepSeek-V3, or by softmax as in DeepSeek-V2."""
+    tokens, experts, top_k = spec["tokens"], spec["experts"], spec["top_k"]
+    groups, kept = spec["groups"], spec["kept_groups"]
+    factor: float = spec["factor"]
+    biased = spec["scores"] == "sigmoid"
+    sets = sets_for(tokens * experts * 4)
+    x = [floats((tokens, experts), np.float32, 1 + s) for s in range(sets)]
+    bias = floats((experts,), np.float32, 100, 0.1) if biased else None
+    arguments: dict[str, Any] = {
+        "bias": bias,
+        "k_group": kept,
+        "group_count": groups,
+        "group_select_mode": int(biased),
+        "norm_type": int(biased),
+        "routed_scaling_factor": factor,
+    }
+
+    def call(i: int, out: Any) -> Any:
+        return moe_native.npu_moe_gating_top_k(x[i], top_k, out=out, **arguments)
+
+    rows = sample(tokens)
+    exact, _, scores = gating.moe_gating_top_k(x[0][rows], top_k, out_flag=True, **arguments)
+
+    def weigh(s: Array) -> Array:
+        return factor * (s / s.sum(axis=1, keepdims=True) if biased else s)
+
+    def error(result: Any) -> float:
+        weights, chosen, *_ = result
+        # Of experts that float32 cannot tell apart, any is right.
+        known = weigh(np.take_along_axis(scores, chosen[rows], axis=1))
+        return max(error_of(weights[rows], exact), error_of(known, exact))
+
+    def by_numpy(i: int) -> Any:
+        s = sigmoid(x[i]) if biased else softmax(x[i])
+        grouped = (s if bias is None else s + bias).reshape(tokens, groups, -1)
+        best = np.partition(grouped, -2, axis=2)[:, :, -2:].sum(axis=2) if biased else grouped.max(axis=2)
+        groups_of = np.argpartition(best, -kept, axis=1)[:, -kept:]
+        candidates = np.take_along_axis(grouped, groups_of[:, :, None], axis=1)
+        group, place = np.divmod(largest(candidates.reshape(tokens, -1), top_k), grouped.shape[2])
+        chosen = np.take_along_axis(groups_of, group, axis=1) * grouped.shape[2] + place
+        return weigh(np.take_along_axis(s, chosen, axis=1)), chosen.astype(np.int32)
+
+    out = call(0, None)
+    contenders = ours(spec, call, out, error)
+    contenders.append(Contender("numpy", by_numpy, error))
+    if peer != Peer.numpy:
+        contenders += peers.gating(x, bias, groups, kept, top_k, factor, error)
+    return Work(
+        spec["name"],
+        f"x ({tokens}, {experts}) float32, top {top_k}, {kept} of {groups} groups, {spec['scores']}",
+        contenders,
+        sets=sets,
+        read_bytes=x[0].nbytes,
+        written_bytes=sum(result.nbytes for result in out),
+    )
+
+
+def prepare_gating_softmax(spec: Mapping[str, Any], peer: Peer) -> Work:
+    """The likeliest experts by softmax of bfloat16 scores."""
+    tokens, experts, top_k = spec["tokens"], spec["experts"], spec["top_k"]
+    sets = sets_for(tokens * experts * 2)
+    x = [floats((tokens, experts), ml_dtypes.bfloat16, 1 + s) for s in range(sets)]
+
+    def call(i: int, out: Any) -> Any:
+        return moe_native.npu_moe_gating_top_k_softmax(x[i], k=top_k, out=out)
+
+    rows = sample(tokens)
+    exact, *_ = gating.moe_gating_top_k_softmax(x[0][rows], k=top_k)
+    *_, probabilities = gating.moe_gating_top_k_softmax_v2(x[0][rows], output_softmax=True)
+
+    def error(result: Any) -> float:
+        weights, chosen, *_ = result
+        # Of experts that bfloat16 cannot tell apart, any is right.
+        known = np.take_along_axis(probabilities, chosen[rows], axis=1)
+        return max(error_of(weights[rows], exact), error_of(known, exact))
+
+    def by_numpy(i: int) -> Any:
+        p = softmax(x[i])
+        chosen = largest(p, top_k)
+        row_idx = np.arange(tokens * top_k, dtype=np.int32).reshape(top_k, tokens).T
+        return np.take_along_axis(p, chosen, axis=1).astype(x[i].dtype), chosen.astype(np.int32), row_idx
+
+    out = call(0, None)
+    contenders = ours(spec, call, out, error)
+    contenders.append(Contender("numpy", by_numpy, error))
+    if peer != Peer.numpy:
+        contenders += peers.gating_softmax(x, top_k, error)
+    return Work(
+        spec["name"],
+        f"x ({tokens}, {experts}) bfloat16, top {top_k}",
+        contenders,
+        sets=sets,
+        read_bytes=x[0].nbytes,
+        written_bytes=sum(result.nbytes for result in out),
+    )
 
 
 def prepare_init_routing(spec: Mapping[str, Any], peer: Peer) -> Work:
@@ -143,6 +259,58 @@ def prepare_permute(spec: Mapping[str, Any], peer: Peer) -> Work:
         contenders,
         read_bytes=x.nbytes + routing_map.nbytes,
         written_bytes=tokens * top_k * hidden * 2,
+    )
+
+
+def prepare_unpermute(spec: Mapping[str, Any], peer: Peer) -> Work:
+    """The weighted sum of every token's rows, by a map."""
+    tokens, hidden, experts, top_k = spec["tokens"], spec["hidden"], spec["experts"], spec["top_k"]
+    bf16 = np.dtype(ml_dtypes.bfloat16)
+    routing_map = choose_map(tokens, experts, top_k)
+    rows = floats((tokens * top_k, hidden), bf16, 1)
+    probs = np.random.default_rng(1).uniform(0, 1, (tokens, experts)).astype(bf16)
+    index = np.argsort(np.nonzero(routing_map.T)[1], kind="stable").astype(np.int32)
+    shape = tokens, hidden
+
+    def call(i: int, out: Any) -> Array:
+        return moe_native.npu_moe_token_unpermute_with_routing_map(
+            rows, index, shape, probs=probs, routing_map=routing_map, out=out
+        )
+
+    chosen = sample(tokens)
+    source = index.reshape(tokens, top_k)[chosen]
+    exact = permute.moe_token_unpermute_with_routing_map(
+        rows[source.ravel()],
+        np.arange(source.size),
+        (len(chosen), hidden),
+        probs=probs[chosen],
+        routing_map=routing_map[chosen],
+    )
+
+    def error(result: Array) -> float:
+        return error_of(result[chosen], exact)
+
+    def by_numpy(y: Array) -> Array:
+        weights = probs[routing_map != 0].reshape(tokens, 1, top_k).astype(np.float32)
+        of_token = index.reshape(tokens, top_k)
+        for part in blocks(tokens, 8):
+            y[part] = (weights[part] @ rows[of_token[part]].astype(np.float32))[:, 0]
+        return y
+
+    reused = np.empty(shape, bf16)
+    contenders = ours(spec, call, np.empty(shape, bf16), error)
+    contenders += [
+        Contender("numpy, blocks of tokens, out=", lambda i: by_numpy(reused), error),
+        Contender("numpy, blocks of tokens", lambda i: by_numpy(np.empty(shape, bf16)), error),
+    ]
+    if peer != Peer.numpy:
+        contenders += peers.unpermute(rows, index, probs, routing_map, error)
+    return Work(
+        spec["name"],
+        f"rows ({tokens * top_k}, {hidden}) and probabilities bfloat16, map ({tokens}, {experts}), {top_k} per row",
+        contenders,
+        read_bytes=rows.nbytes + index.nbytes + probs.nbytes + routing_map.nbytes,
+        written_bytes=reused.nbytes,
     )
 
 

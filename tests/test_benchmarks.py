@@ -116,6 +116,43 @@ dtype = "int4"
 counts = [5, 0, 2]
 k = 33
 n = 40
+
+[[item]]
+name = "gating-groups"
+kind = "gating"
+tokens = 6
+experts = 12
+top_k = 3
+groups = 4
+kept_groups = 2
+scores = "sigmoid"
+factor = 2.5
+
+[[item]]
+name = "gating-softmax-groups"
+kind = "gating"
+tokens = 6
+experts = 12
+top_k = 3
+groups = 4
+kept_groups = 2
+scores = "softmax"
+factor = 16.0
+
+[[item]]
+name = "gating-softmax"
+kind = "gating_softmax"
+tokens = 6
+experts = 12
+top_k = 3
+
+[[item]]
+name = "unpermute"
+kind = "unpermute"
+tokens = 10
+hidden = 50
+experts = 8
+top_k = 2
 """
 
 #: Largest error, as a fraction of the largest exact value, that the dtype of a result allows over 33 terms.
@@ -125,8 +162,10 @@ BOUNDS = {
     # The operators round the products of both halves of a row to float16.
     "gmm-int4": 2**-9,
     "swiglu-quant-int4": 2**-6,
+    "gating-softmax": 2**-8,
     "routing": 0.0,
     "permute": 0.0,
+    "unpermute": 2**-8,
     "finalize": 2**-7,
 }
 
@@ -260,8 +299,11 @@ def test_shapes_of_the_package(name):
         "gmm": {"counts", "k", "n"},
         "ffn": {"dtype", "k1", "n1", "n2", "activation"},
         "swiglu_quant": {"dtype", "counts", "k", "n"},
+        "gating": {"tokens", "experts", "top_k", "groups", "kept_groups", "scores", "factor"},
+        "gating_softmax": {"tokens", "experts", "top_k"},
         "init_routing": {"hidden", "experts", "top_k", "quantised"},
         "permute": {"tokens", "hidden", "experts", "top_k"},
+        "unpermute": {"tokens", "hidden", "experts", "top_k"},
         "finalize": {"hidden", "experts", "top_k"},
     }
     specs = load(SHAPES / f"{name}.toml")
@@ -276,7 +318,7 @@ def test_items_are_chosen_by_name(shapes):
     result = run("--shapes", shapes, "--item", "permute", "--item", "q8")
     assert result.exit_code == 0
     lines = [line.split()[0] for line in result.stdout.splitlines() if "moe_native, out=" in line]
-    assert lines == ["routing-q8", "permute"]
+    assert lines == ["routing-q8", "permute", "unpermute"]
 
 
 @pytest.mark.parametrize(
