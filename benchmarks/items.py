@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from moe_native.benchmarks import products, routing
+from moe_native.benchmarks import products, routing, rows
 from moe_native.benchmarks.measure import Work
 from moe_native.benchmarks.peers import Peer
 
@@ -32,5 +32,7 @@ def prepare(spec: Mapping[str, Any], peer: Peer = Peer.numpy) -> Work:
         "permute": routing.prepare_permute,
         "unpermute": routing.prepare_unpermute,
         "finalize": routing.prepare_finalize,
+        "swiglu": rows.prepare_swiglu,
+        "dynamic_quant": rows.prepare_dynamic_quant,
     }
     return makers[spec["kind"]](spec, peer)

@@ -293,6 +293,51 @@ def unpermute(rows: Array, index: Array, probs: Array, routing_map: Array, error
     return [Contender("torch embedding_bag", add, error)]
 
 
+def swiglu(x: Sequence[Array], error: Error) -> list[Contender]:
+    """silu and a product, both rounded to bfloat16 as in the models' own code, in blocks that stay in the cache."""
+    import torch
+
+    t = [to_torch(a) for a in x]
+
+    def activate(i: int, y: Any) -> Array:
+        gate, up = t[i].chunk(2, dim=1)
+        for p in blocks(len(y)):
+            torch.mul(torch.nn.functional.silu(gate[p]), up[p], out=y[p])
+        return to_numpy(y)
+
+    shape = len(x[0]), x[0].shape[1] // 2
+    reused = torch.empty(shape, dtype=t[0].dtype)
+    return [
+        Contender("torch, blocks of tokens, out=", lambda i: activate(i, reused), error),
+        Contender("torch, blocks of tokens", lambda i: activate(i, torch.empty(shape, dtype=t[0].dtype)), error),
+    ]
+
+
+def dynamic_quant(x: Sequence[Array], smooth: Array | None, error: Error) -> list[Contender]:
+    """The codes of blocks of tokens that stay in the cache."""
+    import torch
+
+    t = [to_torch(a) for a in x]
+    tokens, hidden = x[0].shape
+    factors = None if smooth is None else to_torch(smooth).float()
+
+    def run(i: int, codes: Any) -> Any:
+        scale = torch.empty(tokens)
+        for p in blocks(tokens):
+            wide = t[i][p].float()
+            if factors is not None:
+                wide *= factors
+            scale[p] = quantise(wide, codes[p])
+        return to_numpy(codes), to_numpy(scale)
+
+    shape = tokens, hidden
+    reused = torch.empty(shape, dtype=torch.int8)
+    return [
+        Contender("torch, blocks of tokens, out=", lambda i: run(i, reused), error),
+        Contender("torch, blocks of tokens", lambda i: run(i, torch.empty(shape, dtype=torch.int8)), error),
+    ]
+
+
 def finalize(arrays: Mapping[str, Array], compiled: bool, error: Error) -> list[Contender]:
     """The sum over the choices, eager in blocks of tokens that stay in the cache, or compiled."""
     import torch

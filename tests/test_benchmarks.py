@@ -153,6 +153,26 @@ tokens = 10
 hidden = 50
 experts = 8
 top_k = 2
+
+[[item]]
+name = "swiglu"
+kind = "swiglu"
+tokens = 70
+columns = 50
+
+[[item]]
+name = "quant"
+kind = "dynamic_quant"
+tokens = 70
+hidden = 50
+smooth = false
+
+[[item]]
+name = "quant-smooth"
+kind = "dynamic_quant"
+tokens = 70
+hidden = 50
+smooth = true
 """
 
 #: Largest error, as a fraction of the largest exact value, that the dtype of a result allows over 33 terms.
@@ -167,6 +187,7 @@ BOUNDS = {
     "permute": 0.0,
     "unpermute": 2**-8,
     "finalize": 2**-7,
+    "swiglu": 2**-8,
 }
 
 
@@ -305,6 +326,8 @@ def test_shapes_of_the_package(name):
         "permute": {"tokens", "hidden", "experts", "top_k"},
         "unpermute": {"tokens", "hidden", "experts", "top_k"},
         "finalize": {"hidden", "experts", "top_k"},
+        "swiglu": {"tokens", "columns"},
+        "dynamic_quant": {"tokens", "hidden", "smooth"},
     }
     specs = load(SHAPES / f"{name}.toml")
     assert len({spec["name"] for spec in specs}) == len(specs) > 0
