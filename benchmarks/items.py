@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from moe_native.benchmarks import products, routing, rows
+from moe_native.benchmarks import layouts, products, routing, rows
 from moe_native.benchmarks.measure import Work
 from moe_native.benchmarks.peers import Peer
 
@@ -34,5 +34,7 @@ def prepare(spec: Mapping[str, Any], peer: Peer = Peer.numpy) -> Work:
         "finalize": routing.prepare_finalize,
         "swiglu": rows.prepare_swiglu,
         "dynamic_quant": rows.prepare_dynamic_quant,
+        "format_cast": layouts.prepare_format_cast,
+        "pack": layouts.prepare_pack,
     }
     return makers[spec["kind"]](spec, peer)

@@ -338,6 +338,18 @@ def dynamic_quant(x: Sequence[Array], smooth: Array | None, error: Error) -> lis
     ]
 
 
+def copies(sources: Sequence[Array], restore: Callable[[Array], Any], error: Error) -> list[Contender]:
+    """Copies of strided views; `restore` makes the result of a copy."""
+    import torch
+
+    views = [to_torch(a) for a in sources]
+    reused = torch.empty(views[0].shape, dtype=views[0].dtype)
+    return [
+        Contender("torch, out=", lambda i: restore(to_numpy(reused.copy_(views[i]))), error),
+        Contender("torch", lambda i: restore(to_numpy(views[i].contiguous())), error),
+    ]
+
+
 def finalize(arrays: Mapping[str, Array], compiled: bool, error: Error) -> list[Contender]:
     """The sum over the choices, eager in blocks of tokens that stay in the cache, or compiled."""
     import torch

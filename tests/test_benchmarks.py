@@ -173,6 +173,40 @@ kind = "dynamic_quant"
 tokens = 70
 hidden = 50
 smooth = true
+
+[[item]]
+name = "cast"
+kind = "format_cast"
+dtype = "int8"
+experts = 2
+k = 48
+n = 64
+to = "NZ"
+
+[[item]]
+name = "cast-back"
+kind = "format_cast"
+dtype = "bfloat16"
+experts = 2
+k = 48
+n = 64
+to = "ND"
+
+[[item]]
+name = "pack"
+kind = "pack"
+dtype = "int8"
+experts = 2
+k = 48
+n = 64
+
+[[item]]
+name = "pack-bf16"
+kind = "pack"
+dtype = "bfloat16"
+experts = 2
+k = 48
+n = 64
 """
 
 #: Largest error, as a fraction of the largest exact value, that the dtype of a result allows over 33 terms.
@@ -188,6 +222,9 @@ BOUNDS = {
     "unpermute": 2**-8,
     "finalize": 2**-7,
     "swiglu": 2**-8,
+    "cast": 0.0,
+    "cast-back": 0.0,
+    "pack-bf16": 2**-8,
 }
 
 
@@ -328,6 +365,8 @@ def test_shapes_of_the_package(name):
         "finalize": {"hidden", "experts", "top_k"},
         "swiglu": {"tokens", "columns"},
         "dynamic_quant": {"tokens", "hidden", "smooth"},
+        "format_cast": {"dtype", "experts", "k", "n", "to"},
+        "pack": {"dtype", "experts", "k", "n"},
     }
     specs = load(SHAPES / f"{name}.toml")
     assert len({spec["name"] for spec in specs}) == len(specs) > 0

@@ -133,7 +133,9 @@ def info() -> None:
 @app.command()
 def bench(
     item: Annotated[list[str] | None, typer.Option(help="Items whose names contain this; may be repeated.")] = None,
-    shapes: Annotated[str, typer.Option(help="table, off-table, models, or the path of a TOML file.")] = "table",
+    shapes: Annotated[
+        str, typer.Option(help="table, off-table, models, helpers, or the path of a TOML file.")
+    ] = "table",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; the default is one per core.")] = None,
     repeat: Annotated[int, typer.Option(min=1, help="Repeats, of which medians are taken.")] = 15,
     isa: Annotated[str | None, typer.Option(help="Highest instruction set of ours and of the limits.")] = None,
