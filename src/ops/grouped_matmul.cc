@@ -320,10 +320,11 @@ void GroupedProduct::book(const ExpertWeights& weights, int64_t rows, int64_t k,
     wide_ = unit_k_ > igemm::exact_k;
     if (streams_plain_rows()) row_products_ = &qgemm_kernels();
     in_turn_ = kernels_->multiply_in_turn != nullptr && !wide_ && aligned && weights.panels_in_place(*kernels_);
+    pairs_in_turn_ = kernels_->stream_int4_in_turn != nullptr && weights.nibbles();
     const int64_t tiles_in_turn = kernels_->in_turn_rows == kernels_->rows ? most_tiles_in_turn : 1;
     streamed_rows_ = in_turn_ ? tiles_in_turn * kernels_->in_turn_rows : kernels_->stream_rows / parts_;
     const bool few_rows = rows <= (streams_plain_rows() ? most_streamed_rows : streamed_rows_) * weights.experts();
-    const int64_t together = weights.panels_together(few_rows && (in_turn_ || !weights.tiled()));
+    const int64_t together = weights.panels_together(few_rows && (in_turn_ || pairs_in_turn_ || !weights.tiled()));
     const int64_t panels = ceil_divide(columns, igemm::columns);
     // Items are as equal as can be for all threads; tiles stay whole.
     const int64_t items = ceil_divide(ceil_divide(panels, together), threads_) * threads_;
@@ -552,16 +553,46 @@ void GroupedProduct::sum_panels_in_turn(int thread, const Tiles& tiles, int64_t 
     }
 }
 
+int64_t GroupedProduct::sum_pairs(int thread, const Tiles& tiles, int64_t first, int64_t last, const PanelGroup& group,
+                                  const Block& block, bool accumulate, const PanelGroup& next,
+                                  const Block& next_block) const {
+    constexpr int64_t panel_row_bytes = igemm::columns / 2;
+    const int8_t* pair[PanelGroup::most / 2];
+    const int8_t* next_pair[PanelGroup::most / 2];
+    int64_t count = 0;
+    for (int64_t p = 0; p + 1 < group.count; p += 2, ++count) {
+        if (!weights_->direct(group.columns[p]) || !weights_->direct(group.columns[p + 1])) break;
+        pair[count] = weights_->address(group.expert, block.k_begin, group.columns[p].first);
+        const int8_t* second = weights_->address(group.expert, block.k_begin, group.columns[p + 1].first);
+        if (second != pair[count] + panel_row_bytes) break;
+        // Where none follows, any address will do.
+        next_pair[count] =
+            p < next.count ? weights_->address(next.expert, next_block.k_begin, next.columns[p].first) : pair[count];
+    }
+    for (int64_t index = first; index < last; ++index) {
+        const int64_t row = tiles.row(index);
+        const int64_t rows = tiles.row(index + 1) - row;
+        kernels_->stream_int4_in_turn(packed(row, rows, block),
+                                      {pair, next_pair, count, weights_->row_stride(), panel_values()}, rows * parts_,
+                                      block.k, accumulate, sums_ + kept(thread, 0, row - tiles.row(first)));
+    }
+    return 2 * count;
+}
+
 void GroupedProduct::sum_block(int thread, const Tiles& tiles, int64_t first, int64_t last, const PanelGroup& group,
                                const Block& block, bool accumulate, const PanelGroup& next,
                                const Block& next_block) const {
     const bool few_rows = streams(tiles);
+    const int64_t paired = few_rows && pairs_in_turn_
+                               ? sum_pairs(thread, tiles, first, last, group, block, accumulate, next, next_block)
+                               : 0;
+    if (paired == group.count) return;
     const auto streamed = [&](int64_t p) { return few_rows && weights_->direct(group.columns[p]); };
     const auto ready = [&](int64_t p) -> const void* {
         return weights_->panel(*kernels_, group.expert, block.k_begin, group.columns[p]);
     };
     bool pack = false;
-    for (int64_t p = 0; p < group.count; ++p) pack = pack || !(streamed(p) || ready(p) != nullptr);
+    for (int64_t p = paired; p < group.count; ++p) pack = pack || !(streamed(p) || ready(p) != nullptr);
     if (pack) pack_panels(thread, block, group);
     // What follows is prefetched in equal shares for all calls, piece by piece: panels of tiles lie far from each
     // other, those of other weights side by side.
@@ -582,7 +613,7 @@ void GroupedProduct::sum_block(int thread, const Tiles& tiles, int64_t first, in
         ++calls;
         return left.take(share);
     };
-    for (int64_t p = 0; p < group.count; ++p) {
+    for (int64_t p = paired; p < group.count; ++p) {
         const void* const packed_panel = ready(p);
         for (int64_t index = first; index < last; ++index) {
             const int64_t row = tiles.row(index);

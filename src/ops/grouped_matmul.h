@@ -76,13 +76,15 @@ class ExpertWeights {
     bool nibbles() const { return word_columns_ > 1; }
     bool tiled() const { return tiled_; }
     // Panels that share their tile, and with it cache lines.
-    int64_t panels_in_tile() const { return tiled_ && nibbles() ? 2 : 1; }
+    int64_t panels_in_tile() const {
+        return tiled_ && nibbles() ? std::clamp<int64_t>(tile_columns_ / igemm::columns, 1, 8) : 1;
+    }
     // Panels side by side that are best taken together: those of a tile, whose rows follow each other, and where they
-    // are taken in turn as many as memory delivers fastest; of a plain weight as many as make a piece of a row that
-    // memory delivers at its full rate, where it is streamed, and otherwise some whose rows are whole cache lines.
+    // are taken in turn those of as many tiles as memory delivers fastest; of a plain weight as many as make a piece of a
+    // row that memory delivers at its full rate, where it is streamed, and otherwise some whose rows are whole cache lines.
     static constexpr int64_t most_panels_together = 64;
     int64_t panels_together(bool streamed) const {
-        if (tiled_) return streamed ? 8 : panels_in_tile();
+        if (tiled_) return streamed ? (nibbles() ? 4 * panels_in_tile() : 8) : panels_in_tile();
         return !streamed ? 8 : int4_ ? most_panels_together : most_panels_together / 2;
     }
 
@@ -288,6 +290,10 @@ class GroupedProduct {
              const PanelGroup& next) const;
     void sum_block(int thread, const Tiles& tiles, int64_t first, int64_t last, const PanelGroup& group,
                    const Block& block, bool accumulate, const PanelGroup& next, const Block& next_block) const;
+    // Of a few rows and pairs of panels of int4 that lie side by side, up to the first panel that does not. Returns how
+    // many panels that were.
+    int64_t sum_pairs(int thread, const Tiles& tiles, int64_t first, int64_t last, const PanelGroup& group,
+                      const Block& block, bool accumulate, const PanelGroup& next, const Block& next_block) const;
     void widen_sums(int thread, int64_t rows, int64_t panels, bool accumulate) const;
     void add_scaled_sums(int thread, int64_t unit, int64_t rows, const PanelGroup& group) const;
     float* values(int thread, int64_t chunk_row, int64_t rows, int64_t panels) const;
@@ -307,10 +313,11 @@ class GroupedProduct {
     Split packed_split_;
     Split streamed_split_;
     Split streamed_plain_split_;
-    bool wide_ = false;          // sums of a unit may leave int32
-    int64_t streamed_rows_ = 0;  // of an expert, at most: they are streamed, or take panels in turn
-    bool in_turn_ = false;       // a few rows take the panels of a group in turn
-    int64_t tile_rows_ = 0;      // rows of x
+    bool wide_ = false;           // sums of a unit may leave int32
+    int64_t streamed_rows_ = 0;   // of an expert, at most: they are streamed, or take panels in turn
+    bool in_turn_ = false;        // a few rows take the panels of a group in turn
+    bool pairs_in_turn_ = false;  // likewise pairs of panels of int4
+    int64_t tile_rows_ = 0;       // rows of x
     int64_t chunk_rows_ = 0;
     int64_t row_bytes_ = 0;
     int64_t batch_rows_ = 0;

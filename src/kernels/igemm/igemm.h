@@ -44,6 +44,16 @@ struct PanelsInTurn {
     int64_t sums_stride;  // from the sums of one to those of the next
 };
 
+// Pairs of neighbouring panels of int4, 32 bytes a row.
+struct PairsInTurn {
+    const int8_t* const* first;
+    // As those of PanelsInTurn.
+    const int8_t* const* next;
+    int64_t count;
+    int64_t stride;       // from row to row
+    int64_t sums_stride;  // from the sums of a panel to those of the next
+};
+
 struct IgemmKernels {
     int64_t rows;          // of x in a full tile; even
     int64_t stream_rows;   // at most this many rows may be streamed; even, 0 without `stream`
@@ -74,6 +84,10 @@ struct IgemmKernels {
     // sums (panels, rows, 32) = tile * panels, a piece of each panel in turn: memory delivers several streams faster
     // than one. For 1 to `in_turn_rows` rows of a tile; may be null.
     void (*multiply_in_turn)(const void* tile, const PanelsInTurn& panels, int64_t rows, int64_t k, int32_t* sums);
+
+    // sums (panels, rows, 32) = [sums +] tile * panels, likewise; for 1 to `stream_rows` rows; may be null.
+    void (*stream_int4_in_turn)(const void* tile, const PairsInTurn& pairs, int64_t rows, int64_t k, bool accumulate,
+                                int32_t* sums);
 
     // target = source, rounded to nearest even
     void (*to_float)(const int32_t* source, float* target, int64_t n);

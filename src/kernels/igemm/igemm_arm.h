@@ -145,6 +145,7 @@ const IgemmKernels MOE_IGEMM_TABLE = {
     stream_any<Bytes>,
     stream_any<Nibbles>,
     nullptr,
+    nullptr,
     to_float_values,
     add_scaled_sums,
     dequantise_rows,

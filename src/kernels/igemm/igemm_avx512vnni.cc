@@ -16,6 +16,7 @@ namespace moe {
 namespace {
 
 constexpr int64_t tile_rows = 12;  // 24 sums, two vectors of weights, one of x: of 32 registers
+constexpr int64_t most_streamed_rows = 4;
 
 // A quad of rows as panels hold it: fours of columns in the order 0-3, 16-19, 4-7, 20-23, and then those 8 columns
 // further. Which column a lane belongs to matters only for the sums, once for all of k.
@@ -34,15 +35,17 @@ __m512i load_rows(const int8_t* low, const int8_t* high) {
 
 // Of two rows in each vector. Whole fours of columns come together before their bytes are interleaved: loads and stores
 // are whole vectors, as unpacking bytes and then pairs of them would not have it.
-Quad interleave(__m512i ab, __m512i cd) {
+Quad interleave_bytes(__m512i ab, __m512i cd) {
     const __m512i first = _mm512_set_epi32(29, 21, 13, 5, 25, 17, 9, 1, 28, 20, 12, 4, 24, 16, 8, 0);
     const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(2));
     const __m512i bytes = _mm512_broadcast_i32x4(_mm_set_epi8(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0));
-    const __m512i sign = _mm512_set1_epi8(-128);
-    ab = _mm512_xor_si512(ab, sign);
-    cd = _mm512_xor_si512(cd, sign);
     return {{_mm512_shuffle_epi8(_mm512_permutex2var_epi32(ab, first, cd), bytes),
              _mm512_shuffle_epi8(_mm512_permutex2var_epi32(ab, second, cd), bytes)}};
+}
+
+Quad interleave(__m512i ab, __m512i cd) {
+    const __m512i sign = _mm512_set1_epi8(-128);
+    return interleave_bytes(_mm512_xor_si512(ab, sign), _mm512_xor_si512(cd, sign));
 }
 
 // Stands in for the rows that the last quad lacks.
@@ -321,6 +324,144 @@ void stream_rows_int4(const char* x, const int8_t* weight, int64_t stride, int64
                    _mm512_permutex2var_epi32(even[r], second, odd[r]), accumulate, sums + r * igemm::columns);
 }
 
+// Four rows of a pair of panels: value + 8 of the even and the odd columns of the first part of a quad of bytes, then of
+// the second.
+struct PairQuad {
+    __m512i part[4];
+};
+
+inline PairQuad split_nibbles(const Quad& bytes) {
+    const __m512i sign = _mm512_set1_epi8(8);
+    const __m512i low = _mm512_set1_epi8(15);
+    constexpr int flip_and_mask = 0x28;  // (a ^ b) & c
+    const auto even = [&](__m512i part) { return _mm512_ternarylogic_epi32(part, sign, low, flip_and_mask); };
+    const auto odd = [&](__m512i part) { return even(_mm512_srli_epi16(part, 4)); };
+    return {{even(bytes.part[0]), odd(bytes.part[0]), even(bytes.part[1]), odd(bytes.part[1])}};
+}
+
+// Sums of a row for a pair of panels, in the lanes of a PairQuad: of even and odd columns of its first part, of its second.
+using PairSums = __m512i[4];
+
+void load_pair_in_order(const int32_t* row, const int32_t* next_row, PairSums& sums) {
+    const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 14, 12, 10, 8, 22, 20, 18, 16, 6, 4, 2, 0);
+    const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+    const __m512i first = _mm512_loadu_si512(row);
+    const __m512i second = _mm512_loadu_si512(row + 16);
+    const __m512i next_first = _mm512_loadu_si512(next_row);
+    const __m512i next_second = _mm512_loadu_si512(next_row + 16);
+    sums[0] = _mm512_permutex2var_epi32(first, even, next_first);
+    sums[1] = _mm512_permutex2var_epi32(first, odd, next_first);
+    sums[2] = _mm512_permutex2var_epi32(second, even, next_second);
+    sums[3] = _mm512_permutex2var_epi32(second, odd, next_second);
+}
+
+void store_pair_in_order(const PairSums& sums, int32_t* row, int32_t* next_row) {
+    const __m512i low = _mm512_set_epi32(27, 11, 26, 10, 25, 9, 24, 8, 19, 3, 18, 2, 17, 1, 16, 0);
+    const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(4));
+    _mm512_storeu_si512(row, _mm512_permutex2var_epi32(sums[0], low, sums[1]));
+    _mm512_storeu_si512(row + 16, _mm512_permutex2var_epi32(sums[2], low, sums[3]));
+    _mm512_storeu_si512(next_row, _mm512_permutex2var_epi32(sums[0], high, sums[1]));
+    _mm512_storeu_si512(next_row + 16, _mm512_permutex2var_epi32(sums[2], high, sums[3]));
+}
+
+void load_pair(const int32_t* row, const int32_t* next_row, PairSums& sums) {
+    sums[0] = _mm512_loadu_si512(row);
+    sums[1] = _mm512_loadu_si512(row + 16);
+    sums[2] = _mm512_loadu_si512(next_row);
+    sums[3] = _mm512_loadu_si512(next_row + 16);
+}
+
+void store_pair(const PairSums& sums, int32_t* row, int32_t* next_row) {
+    store_sums(sums[0], sums[1], false, row);
+    store_sums(sums[2], sums[3], false, next_row);
+}
+
+// What the sums of a row begin with. The correction is for weights that are 128 too large, and these are so by 8.
+void begin_pair(int32_t correction, bool accumulate, const int32_t* row, const int32_t* next_row, PairSums& sums) {
+    const __m512i eights = _mm512_set1_epi32(correction / 16);
+    if (!accumulate) {
+        sums[0] = sums[1] = sums[2] = sums[3] = eights;
+        return;
+    }
+    load_pair_in_order(row, next_row, sums);
+    sums[0] = _mm512_add_epi32(sums[0], eights);
+    sums[1] = _mm512_add_epi32(sums[1], eights);
+    sums[2] = _mm512_add_epi32(sums[2], eights);
+    sums[3] = _mm512_add_epi32(sums[3], eights);
+}
+
+inline PairQuad load_pair_quad(const int8_t* a, const int8_t* b, const int8_t* c, const int8_t* d) {
+    return split_nibbles(interleave_bytes(load_rows(a, b), load_rows(c, d)));
+}
+
+// By value: GCC stores what an asm statement changes in an array.
+inline __m512i with_products(__m512i sum, __m512i w, __m512i x) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));
+    return sum;
+}
+
+inline void add_pair_row(const char* x, const PairQuad& w, PairSums& sums) {
+    const __m512i quad = _mm512_set1_epi32(int32_at(x));
+    sums[0] = with_products(sums[0], w.part[0], quad);
+    sums[1] = with_products(sums[1], w.part[1], quad);
+    sums[2] = with_products(sums[2], w.part[2], quad);
+    sums[3] = with_products(sums[3], w.part[3], quad);
+}
+
+// Quads of rows of a pair that are taken before those of the next one.
+constexpr int64_t pair_quads_in_turn = 4;
+constexpr int64_t pair_quads_ahead = 8;
+
+template <int... row>
+void stream_pairs(std::integer_sequence<int, row...>, const char* tile, const PairsInTurn& pairs, int64_t k,
+                  bool accumulate, int32_t* sums) {
+    constexpr int rows = sizeof...(row);
+    const int64_t quads = (k + 3) / 4;
+    const int64_t stride = pairs.stride;
+    const char* const corrections = tile + 4 * quads * rows;
+    for (int64_t first = 0; first < quads; first += pair_quads_in_turn, tile += 4 * rows * pair_quads_in_turn) {
+        const int64_t count = std::min(pair_quads_in_turn, quads - first);
+        const int64_t whole = std::min(count, k / 4 - first);
+        const bool inside = first + pair_quads_ahead < quads;
+        const int64_t ahead = 4 * (first + pair_quads_ahead - (inside ? 0 : quads)) * stride;
+        for (int64_t p = 0; p < pairs.count; ++p) {
+            const int8_t* w = pairs.first[p] + 4 * first * stride;
+            const int8_t* fetched = (inside ? pairs.first : pairs.next)[p] + ahead;
+            // Until the last quad sums lie in the order of the lanes, in the memory of both panels.
+            int32_t* const target = sums + 2 * p * pairs.sums_stride;
+            PairSums sum[rows];
+            const auto begin = [&](int r, PairSums& own) {
+                const int32_t* const at = target + r * igemm::columns;
+                if (first > 0)
+                    load_pair(at, at + pairs.sums_stride, own);
+                else
+                    begin_pair(int32_at(corrections + 4 * r), accumulate, at, at + pairs.sums_stride, own);
+            };
+            (begin(row, sum[row]), ...);
+            const char* x = tile;
+            for (int64_t q = 0; q < whole; ++q, w += 4 * stride, x += 4 * rows) {
+                for (int64_t i = 0; i < 4; ++i, fetched += stride)
+                    _mm_prefetch(reinterpret_cast<const char*>(fetched), _MM_HINT_T0);
+                const PairQuad quad = load_pair_quad(w, w + stride, w + 2 * stride, w + 3 * stride);
+                (add_pair_row(x + 4 * row, quad, sum[row]), ...);
+            }
+            if (whole < count) {
+                // What it lacks meets zeros of x: any row will do.
+                const PairQuad quad = load_pair_quad(w, k % 4 > 1 ? w + stride : w, k % 4 > 2 ? w + 2 * stride : w, w);
+                (add_pair_row(x + 4 * row, quad, sum[row]), ...);
+            }
+            const auto end = [&](int r, const PairSums& own) {
+                int32_t* const at = target + r * igemm::columns;
+                if (first + count == quads)
+                    store_pair_in_order(own, at, at + pairs.sums_stride);
+                else
+                    store_pair(own, at, at + pairs.sums_stride);
+            };
+            (end(row, sum[row]), ...);
+        }
+    }
+}
+
 using Stream = void (*)(const char*, const int8_t*, int64_t, int64_t, bool, int32_t*, const Ahead&);
 constexpr Stream stream_by_rows[] = {stream_rows<1>, stream_rows<2>, stream_rows<3>, stream_rows<4>};
 constexpr Stream stream_by_rows_int4[] = {stream_rows_int4<1>, stream_rows_int4<2>, stream_rows_int4<3>,
@@ -336,12 +477,20 @@ void stream_int4(const void* tile, const int8_t* weight, int64_t stride, int64_t
     stream_by_rows_int4[rows - 1](static_cast<const char*>(tile), weight, stride, k, accumulate, sums, ahead);
 }
 
+void stream_int4_in_turn(const void* tile, const PairsInTurn& pairs, int64_t rows, int64_t k, bool accumulate,
+                         int32_t* sums) {
+    with_rows<most_streamed_rows>(rows, [&](auto count) {
+        stream_pairs(std::make_integer_sequence<int, count>(), static_cast<const char*>(tile), pairs, k, accumulate,
+                     sums);
+    });
+}
+
 }  // namespace
 
 extern const IgemmKernels igemm_avx512vnni;
 const IgemmKernels igemm_avx512vnni = {
     tile_rows,
-    4,
+    most_streamed_rows,
     tile_rows,
     4,
     1,
@@ -354,6 +503,7 @@ const IgemmKernels igemm_avx512vnni = {
     stream,
     stream_int4,
     multiply_in_turn,
+    stream_int4_in_turn,
     to_float_values,
     add_scaled_sums,
     dequantise_rows,

@@ -410,6 +410,7 @@ const IgemmKernels MOE_IGEMM_TABLE = {
     stream,
     stream_int4,
     multiply_in_turn,
+    nullptr,
     to_float_values,
     add_scaled_sums,
     dequantise_rows,

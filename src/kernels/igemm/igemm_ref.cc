@@ -47,6 +47,7 @@ const IgemmKernels igemm_ref = {
     nullptr,
     nullptr,
     nullptr,
+    nullptr,
     to_float_values,
     add_scaled_sums,
     dequantise_rows,
