@@ -479,14 +479,15 @@ char* GroupedProduct::panel(int thread, int64_t index) const {
     return panel_ + (thread * panels_ + index) * panel_bytes_;
 }
 
-void GroupedProduct::pack_panels(int thread, const Block& block, const PanelGroup& group) const {
+void GroupedProduct::pack_panels(int thread, const Block& block, const PanelGroup& group, const bool* wanted) const {
     int8_t* const stage = stage_ + thread * stage_bytes;
     // The rows of a column of tiles follow each other; those of plain weights are shared by neighbouring panels.
     const int64_t step = weights_->tiled() ? block.k : stage_rows;
     for (int64_t row = 0; row < block.k; row += step)
         for (int64_t p = 0; p < group.count; ++p)
-            weights_->pack(*kernels_, group.expert, block.k_begin + row, std::min(step, block.k - row),
-                           group.columns[p], panel(thread, p) + igemm::panel_bytes(*kernels_, row), stage);
+            if (wanted[p])
+                weights_->pack(*kernels_, group.expert, block.k_begin + row, std::min(step, block.k - row),
+                               group.columns[p], panel(thread, p) + igemm::panel_bytes(*kernels_, row), stage);
 }
 
 void GroupedProduct::sum(int thread, const Tiles& tiles, int64_t first, int64_t last, const PanelGroup& group,
@@ -554,27 +555,34 @@ void GroupedProduct::sum_panels_in_turn(int thread, const Tiles& tiles, int64_t 
 }
 
 int64_t GroupedProduct::sum_pairs(int thread, const Tiles& tiles, int64_t first, int64_t last, const PanelGroup& group,
-                                  const Block& block, bool accumulate, const PanelGroup& next,
-                                  const Block& next_block) const {
+                                  const Block& block, bool accumulate, const PanelGroup& next, const Block& next_block,
+                                  bool* paired) const {
     constexpr int64_t panel_row_bytes = igemm::columns / 2;
     const int8_t* pair[PanelGroup::most / 2];
     const int8_t* next_pair[PanelGroup::most / 2];
+    int64_t panel[PanelGroup::most / 2];
+    const auto row_of = [&](int64_t p) {
+        return weights_->direct(group.columns[p])
+                   ? weights_->address(group.expert, block.k_begin, group.columns[p].first)
+                   : nullptr;
+    };
     int64_t count = 0;
-    for (int64_t p = 0; p + 1 < group.count; p += 2, ++count) {
-        if (!weights_->direct(group.columns[p]) || !weights_->direct(group.columns[p + 1])) break;
-        pair[count] = weights_->address(group.expert, block.k_begin, group.columns[p].first);
-        const int8_t* second = weights_->address(group.expert, block.k_begin, group.columns[p + 1].first);
-        if (second != pair[count] + panel_row_bytes) break;
+    for (int64_t p = 0; p + 1 < group.count; ++p) {
+        const int8_t* const row = row_of(p);
+        if (row == nullptr || row_of(p + 1) != row + panel_row_bytes) continue;
+        pair[count] = row;
         // Where none follows, any address will do.
         next_pair[count] =
-            p < next.count ? weights_->address(next.expert, next_block.k_begin, next.columns[p].first) : pair[count];
+            p < next.count ? weights_->address(next.expert, next_block.k_begin, next.columns[p].first) : row;
+        paired[p] = paired[p + 1] = true;
+        panel[count++] = p++;
     }
     for (int64_t index = first; index < last; ++index) {
         const int64_t row = tiles.row(index);
         const int64_t rows = tiles.row(index + 1) - row;
-        kernels_->stream_int4_in_turn(packed(row, rows, block),
-                                      {pair, next_pair, count, weights_->row_stride(), panel_values()}, rows * parts_,
-                                      block.k, accumulate, sums_ + kept(thread, 0, row - tiles.row(first)));
+        kernels_->stream_int4_in_turn(
+            packed(row, rows, block), {pair, next_pair, panel, count, weights_->row_stride(), panel_values()},
+            rows * parts_, block.k, accumulate, sums_ + kept(thread, 0, row - tiles.row(first)));
     }
     return 2 * count;
 }
@@ -583,21 +591,23 @@ void GroupedProduct::sum_block(int thread, const Tiles& tiles, int64_t first, in
                                const Block& block, bool accumulate, const PanelGroup& next,
                                const Block& next_block) const {
     const bool few_rows = streams(tiles);
-    const int64_t paired = few_rows && pairs_in_turn_
-                               ? sum_pairs(thread, tiles, first, last, group, block, accumulate, next, next_block)
-                               : 0;
-    if (paired == group.count) return;
+    bool paired[PanelGroup::most] = {};
+    const bool pairs = few_rows && pairs_in_turn_;
+    const int64_t pair_panels =
+        pairs ? sum_pairs(thread, tiles, first, last, group, block, accumulate, next, next_block, paired) : 0;
+    if (pair_panels == group.count) return;
     const auto streamed = [&](int64_t p) { return few_rows && weights_->direct(group.columns[p]); };
     const auto ready = [&](int64_t p) -> const void* {
         return weights_->panel(*kernels_, group.expert, block.k_begin, group.columns[p]);
     };
-    bool pack = false;
-    for (int64_t p = paired; p < group.count; ++p) pack = pack || !(streamed(p) || ready(p) != nullptr);
-    if (pack) pack_panels(thread, block, group);
+    bool packs[PanelGroup::most];
+    for (int64_t p = 0; p < group.count; ++p) packs[p] = !(paired[p] || streamed(p) || ready(p) != nullptr);
+    if (std::find(packs, packs + group.count, true) != packs + group.count) pack_panels(thread, block, group, packs);
     // What follows is prefetched in equal shares for all calls, piece by piece: panels of tiles lie far from each
     // other, those of other weights side by side.
     const bool apart = weights_->tiled() && !weights_->nibbles();
-    const int64_t pieces = apart ? next.count : next.count == 0 ? 0 : next.runs;
+    // Few panels are left of pairs, which fetch what follows themselves.
+    const int64_t pieces = pair_panels > 0 || next.count == 0 ? 0 : apart ? next.count : next.runs;
     const int64_t calls_of_piece = (apart ? 1 : group.in_run()) * (last - first);
     Ahead left;
     int64_t share = 0;
@@ -613,7 +623,8 @@ void GroupedProduct::sum_block(int thread, const Tiles& tiles, int64_t first, in
         ++calls;
         return left.take(share);
     };
-    for (int64_t p = paired; p < group.count; ++p) {
+    for (int64_t p = 0; p < group.count; ++p) {
+        if (paired[p]) continue;
         const void* const packed_panel = ready(p);
         for (int64_t index = first; index < last; ++index) {
             const int64_t row = tiles.row(index);

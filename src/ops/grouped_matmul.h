@@ -75,17 +75,19 @@ class ExpertWeights {
     // Whether they are stored as two to a byte.
     bool nibbles() const { return word_columns_ > 1; }
     bool tiled() const { return tiled_; }
-    // Panels that share their tile, and with it cache lines.
-    int64_t panels_in_tile() const {
-        return tiled_ && nibbles() ? std::clamp<int64_t>(tile_columns_ / igemm::columns, 1, 8) : 1;
-    }
+    // Panels that share their tile, and with it cache lines: those of a pair, at least.
+    int64_t panels_in_tile() const { return tiled_ && nibbles() ? 2 : 1; }
     // Panels side by side that are best taken together: those of a tile, whose rows follow each other, and where they
-    // are taken in turn those of as many tiles as memory delivers fastest; of a plain weight as many as make a piece of a
-    // row that memory delivers at its full rate, where it is streamed, and otherwise some whose rows are whole cache lines.
+    // are taken in turn those of a few tiles, as memory delivers several streams faster than one; of a plain weight as
+    // many as make a piece of a row that memory delivers at its full rate, where it is streamed, and otherwise some whose
+    // rows are whole cache lines.
     static constexpr int64_t most_panels_together = 64;
     int64_t panels_together(bool streamed) const {
-        if (tiled_) return streamed ? (nibbles() ? 4 * panels_in_tile() : 8) : panels_in_tile();
-        return !streamed ? 8 : int4_ ? most_panels_together : most_panels_together / 2;
+        if (!tiled_) return !streamed ? 8 : int4_ ? most_panels_together : most_panels_together / 2;
+        if (!streamed) return panels_in_tile();
+        if (!nibbles()) return 8;
+        const int64_t pairs_in_tile = std::clamp<int64_t>(tile_columns_ / (2 * igemm::columns), 1, 4);
+        return 4 * 2 * pairs_in_tile;
     }
 
     // Whether the rows are plain int8, column beside column.
@@ -284,16 +286,16 @@ class GroupedProduct {
     int64_t kept(int thread, int64_t panel, int64_t chunk_row) const;
     int64_t panel_values() const;
     char* panel(int thread, int64_t index) const;
-    void pack_panels(int thread, const Block& block, const PanelGroup& group) const;
+    void pack_panels(int thread, const Block& block, const PanelGroup& group, const bool* wanted) const;
     // The sums of the tiles [first, last). `next`: the group that follows.
     void sum(int thread, const Tiles& tiles, int64_t first, int64_t last, const PanelGroup& group,
              const PanelGroup& next) const;
     void sum_block(int thread, const Tiles& tiles, int64_t first, int64_t last, const PanelGroup& group,
                    const Block& block, bool accumulate, const PanelGroup& next, const Block& next_block) const;
-    // Of a few rows and pairs of panels of int4 that lie side by side, up to the first panel that does not. Returns how
-    // many panels that were.
+    // Of a few rows and the pairs of panels of int4 that lie side by side. Says which panels these are and returns how many.
     int64_t sum_pairs(int thread, const Tiles& tiles, int64_t first, int64_t last, const PanelGroup& group,
-                      const Block& block, bool accumulate, const PanelGroup& next, const Block& next_block) const;
+                      const Block& block, bool accumulate, const PanelGroup& next, const Block& next_block,
+                      bool* paired) const;
     void widen_sums(int thread, int64_t rows, int64_t panels, bool accumulate) const;
     void add_scaled_sums(int thread, int64_t unit, int64_t rows, const PanelGroup& group) const;
     float* values(int thread, int64_t chunk_row, int64_t rows, int64_t panels) const;

@@ -183,23 +183,29 @@ TEST_CASE("sums of pairs of panels of int4 in turn are exact") {
                     for (int64_t p = 0; p < count; ++p)
                         w.push_back(random_bytes((k - 1) * stride + columns, 22 + static_cast<unsigned>(p)));
                     std::vector<const int8_t*> pairs;
-                    for (const std::vector<int8_t>& pair : w) pairs.push_back(pair.data());
+                    std::vector<int64_t> panels;
+                    for (const std::vector<int8_t>& pair : w) {
+                        panels.push_back(3 * static_cast<int64_t>(pairs.size()) + 1);
+                        pairs.push_back(pair.data());
+                    }
                     Packed tile(rows * igemm::row_bytes(kernels, k));
                     kernels.pack_tile(x.data(), k, rows, k, tile.data());
                     const int64_t sums_stride = rows * columns + 16;
-                    std::vector<int32_t> sums(static_cast<size_t>(2 * count * sums_stride), 77);
-                    const PairsInTurn all = {pairs.data(), pairs.data(), count, stride, sums_stride};
+                    std::vector<int32_t> sums(static_cast<size_t>(3 * count * sums_stride), 77);
+                    const PairsInTurn all = {pairs.data(), pairs.data(), panels.data(), count, stride, sums_stride};
                     for (const int64_t times : {1, 2}) {
                         kernels.stream_int4_in_turn(tile.data(), all, rows, k, times == 2, sums.data());
-                        for (int64_t panel = 0; panel < 2 * count; ++panel) {
-                            const int8_t* const first = pairs[panel / 2] + panel % 2 * (columns / 2);
-                            for (int64_t i = 0; i < rows * columns; ++i) {
+                        for (int64_t panel = 0; panel < 3 * count; ++panel) {
+                            // The first of every three is none of a pair's.
+                            const bool summed = panel % 3 > 0;
+                            const int8_t* const first = pairs[panel / 3] + (panel % 3 - 1) * (columns / 2);
+                            for (int64_t i = 0; summed && i < rows * columns; ++i) {
                                 int64_t sum = 0;
                                 for (int64_t t = 0; t < k; ++t)
                                     sum += int64_t{x[i / columns * k + t]} * int4_at(first + t * stride, i % columns);
                                 REQUIRE(sums[panel * sums_stride + i] == times * sum);
                             }
-                            for (int64_t i = rows * columns; i < sums_stride; ++i)
+                            for (int64_t i = summed ? rows * columns : 0; i < sums_stride; ++i)
                                 REQUIRE(sums[panel * sums_stride + i] == 77);
                         }
                     }

@@ -47,8 +47,10 @@ struct PanelsInTurn {
 // Pairs of neighbouring panels of int4, 32 bytes a row.
 struct PairsInTurn {
     const int8_t* const* first;
-    // As those of PanelsInTurn.
+    // What is multiplied after them and prefetched towards the end; any addresses will do.
     const int8_t* const* next;
+    // Whose sums are those of a pair: of this panel and of the next one.
+    const int64_t* panel;
     int64_t count;
     int64_t stride;       // from row to row
     int64_t sums_stride;  // from the sums of a panel to those of the next

@@ -428,7 +428,7 @@ void stream_pairs(std::integer_sequence<int, row...>, const char* tile, const Pa
             const int8_t* w = pairs.first[p] + 4 * first * stride;
             const int8_t* fetched = (inside ? pairs.first : pairs.next)[p] + ahead;
             // Until the last quad sums lie in the order of the lanes, in the memory of both panels.
-            int32_t* const target = sums + 2 * p * pairs.sums_stride;
+            int32_t* const target = sums + pairs.panel[p] * pairs.sums_stride;
             PairSums sum[rows];
             const auto begin = [&](int r, PairSums& own) {
                 const int32_t* const at = target + r * igemm::columns;
