@@ -42,7 +42,7 @@ class Swiglu {
         MOE_TRY(input_.load(workspace));
         MOE_TRY(out_.load(workspace));
         const int64_t bytes = element_count(needed_) * moe_dtype_size(needed_.dtype);
-        const CopyKernels* streaming = outgrows_caches(bytes) ? &copy_kernels() : nullptr;
+        const CopyKernels* streaming = long_halves() && outgrows_caches(bytes) ? &copy_kernels() : nullptr;
         // A thread pays from about 16 Ki results on.
         parallel_ranges(workspace.threads(), element_count(needed_), 16 * 1024,
                         [&](int, int64_t begin, int64_t end) { compute(streaming, begin, end); });
@@ -76,6 +76,9 @@ class Swiglu {
         return MOE_OK;
     }
 
+    // Whether reading ahead and writing past the caches pay: pieces of a few lines cost more than they gain.
+    bool long_halves() const { return half_ >= tile / 2; }
+
     // Results [begin, end): result i is made of elements i % half of both halves of block i / half. `streaming` is null
     // when they go through the caches.
     void compute(const CopyKernels* streaming, int64_t begin, int64_t end) const {
@@ -90,12 +93,13 @@ class Swiglu {
         };
         for (int64_t i = begin; i < end;) {
             char* const out = out_.data<char>() + i * size;
-            // The next tile begins with a line of the result.
+            // Whole lines of the result, from the second tile of a half on.
             const auto misplaced = static_cast<int64_t>(reinterpret_cast<uintptr_t>(out) % line) / size;
             const int64_t n = std::min({tile - misplaced, end - i, half_ - i % half_});
             const char* first = gated_at(i);
-            const char* next = gated_at(std::min(i + n, end - 1));
-            const int64_t ahead = std::min(tile, end - (i + n)) * size;
+            const int64_t next_i = i + n;
+            const int64_t ahead = long_halves() ? std::min({tile, end - next_i, half_ - next_i % half_}) * size : 0;
+            const char* next = ahead > 0 ? gated_at(next_i) : first;
             fetch(next, ahead);
             widen_row(kernels, dtype, first, gated, n);
             kernels.silu(gated, n);
