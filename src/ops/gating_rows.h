@@ -29,7 +29,7 @@ class GatingRows {
         // A thread pays from about 16 Ki scores on, a call of the kernels for several rows up to about as many.
         constexpr int64_t grain = 16 * 1024;
         threads_ = static_cast<int>(std::clamp<int64_t>(rows * experts / grain, 1, ledger.threads()));
-        most_ = std::clamp<int64_t>(grain / std::max<int64_t>(1, experts), 1, std::clamp<int64_t>(rows, 1, 8));
+        most_ = std::min<int64_t>(rows, std::clamp<int64_t>(grain / std::max<int64_t>(1, experts), 1, 8));
         scores_size_ = padded(most_ * experts);
         weights_size_ = padded(most_ * k);
         keys_size_ = most_ * selection_size(experts);

@@ -24,7 +24,7 @@ struct GatingKernels {
     void (*sigmoid)(float* values, int64_t n);
     // keys of values, or of values + bias; bias[n] may be null
     void (*keys)(const float* values, const float* bias, int32_t* keys, int64_t rows, int64_t n);
-    // The key of each group's largest value, or of the float32 sum of its two largest.
+    // Of one row: the key of each group's largest value, or of the float32 sum of its two largest.
     void (*largest_of_groups)(const int32_t* keys, int64_t groups, int64_t group_size, int32_t* scores);
     void (*sums_of_two_largest)(const int32_t* keys, int64_t groups, int64_t group_size, int32_t* scores);
     // positions[rows][k] of the k <= n largest of n keys in descending order, equal ones in ascending position. `keys` is
