@@ -106,8 +106,7 @@ constexpr uint32_t quiet_nan = 0x7FC00000u;
     p = p * r + 0.1666666716337204f;
     p = p * r + 0.5f;
     const float e = 1.0f + (r + (r * r) * p);
-    // n in the place of the exponent, and the multiple of 2^23 that is nearest to its half: shifts to the right keep what
-    // they shift below it.
+    // n in the place of the exponent, and half of it, rounded down: a shift leaves its fraction in lower bits.
     const uint32_t power = bits_of(shifted) << 23;
     const uint32_t half = static_cast<uint32_t>(static_cast<int32_t>(power) >> 1) & 0xFF800000u;
     return (e * float_of(half + bits_of(1.0f))) * float_of(power - half + bits_of(1.0f));

@@ -9,9 +9,8 @@ namespace {
 
 // Rows that are packed at a time, panels after panels: rows of a plain weight are read from end to end.
 constexpr int64_t rows_at_once = 32;
-constexpr int64_t panels_together = 8;
-constexpr int64_t stage_bytes =
-    rows_at_once * panels_together * fgemm_max_columns * static_cast<int64_t>(sizeof(float));
+constexpr int64_t panels_at_once = 8;
+constexpr int64_t stage_bytes = rows_at_once * panels_at_once * fgemm_max_columns * static_cast<int64_t>(sizeof(float));
 constexpr int64_t bytes_per_thread = 256 * 1024;
 
 Status size_is(int64_t given, const char* argument, int64_t size) {
@@ -64,7 +63,7 @@ void PackFloat::pack_rows(const moe_pack_args& args, const FloatPanels& to, int6
     const int64_t k = args.w->shape[args.w->rank - 2];
     const int64_t rows = std::min(rows_at_once, k - row);
     const int64_t stored_rows = std::min(rows_at_once, to.stored_k - row);
-    const int64_t width = panels_together * to.order.width;
+    const int64_t width = panels_at_once * to.order.width;
     for (int64_t first = 0; first < to.n; first += width) {
         const int64_t columns = std::min(width, to.n - first);
         // What no row or column fills up is zero: equal weights become equal bytes.
