@@ -124,3 +124,38 @@ TEST_CASE("permute and unpermute: rows on both sides of the size that is streame
         CHECK(std::equal(sum.begin(), sum.end(), x.begin(), [](float s, float v) { return s == 8.0f * v; }));
     }
 }
+
+TEST_CASE("swiglu: results on both sides of the size that is streamed") {
+    for (const bool above : {false, true}) {
+        const int64_t rows = tokens_for(hidden * 4, above) * top_k;
+        CHECK(moe::outgrows_caches(rows * hidden * 4) == above);
+        std::vector<float> x(static_cast<size_t>(rows * 2 * hidden));
+        for (int64_t r = 0; r < rows; ++r)
+            for (int64_t c = 0; c < 2 * hidden; ++c) x[static_cast<size_t>(r * 2 * hidden + c)] = x_value(r, c) / 16;
+        // Beginning a number after the memory does: off the lines.
+        std::vector<float> y(static_cast<size_t>(1 + rows * hidden + 1), -7.0f);
+        moe_tensor t_x = tensor(x, MOE_FLOAT32, {rows, 2 * hidden});
+        moe_tensor t_y = tensor(y, MOE_FLOAT32, {rows, hidden});
+        t_y.data = y.data() + 1;
+        moe_swiglu_args args{};
+        args.input = &t_x;
+        args.dim = -1;
+        args.out = &t_y;
+        REQUIRE(plan_and_run(args, moe_swiglu_plan, moe_swiglu_run) == MOE_OK);
+        CHECK(y.front() == -7.0f);
+        CHECK(y.back() == -7.0f);
+        // Rows by themselves are too small for that.
+        std::vector<float> needed(hidden);
+        moe_tensor t_needed = tensor(needed, MOE_FLOAT32, {1, hidden});
+        int64_t wrong = 0;
+        for (int64_t r = 0; r < rows; ++r) {
+            const int64_t shape[] = {1, 2 * hidden};
+            moe_tensor t_row = moe_tensor_make(x.data() + r * 2 * hidden, MOE_FLOAT32, 2, shape);
+            args.input = &t_row;
+            args.out = &t_needed;
+            REQUIRE(plan_and_run(args, moe_swiglu_plan, moe_swiglu_run) == MOE_OK);
+            if (!std::equal(needed.begin(), needed.end(), y.begin() + 1 + r * hidden)) ++wrong;
+        }
+        CHECK(wrong == 0);
+    }
+}
