@@ -15,4 +15,9 @@ int64_t last_level_cache_bytes();
 // read from memory before it is written.
 bool outgrows_caches(int64_t bytes);
 
+// Brings memory into the first-level cache.
+inline void prefetch(const void* first, int64_t bytes) {
+    for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(static_cast<const char*>(first) + byte);
+}
+
 }  // namespace moe

@@ -592,9 +592,9 @@ void GroupedProduct::sum_block(int thread, const Tiles& tiles, int64_t first, in
                                const Block& next_block) const {
     const bool few_rows = streams(tiles);
     bool paired[PanelGroup::most] = {};
-    const bool pairs = few_rows && pairs_in_turn_;
-    const int64_t pair_panels =
-        pairs ? sum_pairs(thread, tiles, first, last, group, block, accumulate, next, next_block, paired) : 0;
+    int64_t pair_panels = 0;
+    if (few_rows && pairs_in_turn_)
+        pair_panels = sum_pairs(thread, tiles, first, last, group, block, accumulate, next, next_block, paired);
     if (pair_panels == group.count) return;
     const auto streamed = [&](int64_t p) { return few_rows && weights_->direct(group.columns[p]); };
     const auto ready = [&](int64_t p) -> const void* {

@@ -2,15 +2,12 @@
 #include <cstdint>
 #include <utility>
 
+#include "core/cache.h"
 #include "moe_native/grouped_matmul.h"
 #include "ops/grouped_matmul.h"
 
 namespace moe {
 namespace {
-
-void prefetch(const void* first, int64_t bytes) {
-    for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(static_cast<const char*>(first) + byte);
-}
 
 class GroupedMatmulFinalizeRouting {
   public:

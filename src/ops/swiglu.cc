@@ -100,10 +100,11 @@ class Swiglu {
             const int64_t next_i = i + n;
             const int64_t ahead = long_halves() ? std::min({tile, end - next_i, half_ - next_i % half_}) * size : 0;
             const char* next = ahead > 0 ? gated_at(next_i) : first;
-            fetch(next, ahead);
+            // The processor's own prefetching starts anew in every page, and both halves are left and taken up again.
+            prefetch(next, ahead);
             widen_row(kernels, dtype, first, gated, n);
             kernels.silu(gated, n);
-            fetch(next + half_ * size, ahead);
+            prefetch(next + half_ * size, ahead);
             widen_row(kernels, dtype, first + half_ * size, gate, n);
             kernels.multiply(gated, gate, n);
             narrow_row(kernels, dtype, gated, streaming == nullptr ? out : results, n);
@@ -111,11 +112,6 @@ class Swiglu {
             i += n;
         }
         if (streaming != nullptr) streaming->end();
-    }
-
-    // The processor's own prefetching starts anew in every page, and both halves are left and taken up again.
-    static void fetch(const char* first, int64_t bytes) {
-        for (int64_t byte = 0; byte < bytes; byte += line) __builtin_prefetch(first + byte);
     }
 
     const Args args_;

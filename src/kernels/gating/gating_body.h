@@ -272,16 +272,12 @@ void sums_of_two_largest_row(const int32_t* keys, int64_t groups, int64_t group_
 // block.
 struct Levels {
     int64_t begin[8];
-    int64_t size;
     int height = 0;
 
     explicit Levels(int64_t n) {
         begin[0] = 0;
-        for (int64_t blocks = blocks_of(n);; blocks = blocks_of(blocks)) {
-            size = begin[height] + blocks * lanes;
-            if (blocks <= 1) return;
-            begin[++height] = size;
-        }
+        for (int64_t blocks = blocks_of(n); blocks > 1; blocks = blocks_of(blocks), ++height)
+            begin[height + 1] = begin[height] + blocks * lanes;
     }
 
     static int64_t blocks_of(int64_t n) { return (n + lanes - 1) / lanes; }
@@ -325,13 +321,14 @@ template <class Height>
 void select_in_turn(const Levels& levels, Height height, int32_t* keys, int64_t rows, int64_t n, int64_t k,
                     int32_t* positions) {
     constexpr int64_t in_turn = 4;
-    for (; rows > 0; rows -= in_turn, keys += in_turn * levels.size, positions += in_turn * k) {
+    const int64_t apart = selection_size(n);
+    for (; rows > 0; rows -= in_turn, keys += in_turn * apart, positions += in_turn * k) {
         const int64_t count = rows < in_turn ? rows : in_turn;
         int32_t top[in_turn];
-        for (int64_t r = 0; r < count; ++r) top[r] = build(levels, keys + r * levels.size, n);
+        for (int64_t r = 0; r < count; ++r) top[r] = build(levels, keys + r * apart, n);
         for (int64_t c = 0; c < k; ++c)
             for (int64_t r = 0; r < count; ++r)
-                positions[r * k + c] = static_cast<int32_t>(take(levels, height, keys + r * levels.size, top[r]));
+                positions[r * k + c] = static_cast<int32_t>(take(levels, height, keys + r * apart, top[r]));
     }
 }
 
