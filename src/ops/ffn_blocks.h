@@ -25,13 +25,27 @@ constexpr int64_t ffn_block_rows = 256;
 // would have sums loaded and stored more often.
 constexpr int64_t ffn_block_columns = 512;
 constexpr int64_t ffn_block_k = 256;
-// The widest blocks of few rows, whose weights are streamed instead.
-constexpr int64_t ffn_stream_columns = 2048;
+
+// Blocks of few rows, whose weights are streamed instead.
+struct FfnStream {
+    int64_t rows;     // at most
+    int64_t columns;  // of the widest block, a multiple of 64
+};
+// Where nothing speaks against it, blocks are so wide that most rows of weights are read from end to end: gaps between
+// what is read cost up to half of the memory's rate.
+constexpr int64_t ffn_stream_columns = 16 * 1024;
+
+// Columns of the widest block of products of `columns`.
+inline int64_t ffn_widest_block(const FfnStream& stream, int64_t columns) {
+    constexpr int64_t whole_panels = 64;
+    const int64_t padded = ceil_divide(std::min(columns, stream.columns), whole_panels) * whole_panels;
+    return std::max(ffn_block_columns, padded);
+}
 
 // Sums that a thread must have room for.
-inline int64_t ffn_block_sums(int64_t rows, int64_t stream_rows) {
+inline int64_t ffn_block_sums(int64_t rows, const FfnStream& stream, int64_t columns) {
     return std::max(std::min(rows, ffn_block_rows) * ffn_block_columns,
-                    std::min(rows, stream_rows) * ffn_stream_columns);
+                    std::min(rows, stream.rows) * ffn_widest_block(stream, columns));
 }
 
 // Cuts n into as few parts of at most `most` as there may be, evenly up to multiples of `unit`: the size of all but the
@@ -82,11 +96,11 @@ inline int64_t ffn_batch_rows(int64_t rows, int64_t row_bytes, int64_t threads) 
 }
 
 // Calls body(thread, block) for blocks that cover the rows [first, last) and `columns` columns. Cuts columns at multiples
-// of `panel`; blocks of up to `stream_rows` rows are wide. Each thread gets one run of (expert, rows, panel) whose rows,
-// and with them operations, are as many as everyone's; `k` is the length of the sums.
+// of `panel`; blocks that are streamed are wide. Each thread gets one run of (expert, rows, panel) whose rows, and with
+// them operations, are as many as everyone's; `k` is the length of the sums.
 template <class Body>
 void for_each_ffn_block(int threads, const FfnRows& all, int64_t first, int64_t last, int64_t columns, int64_t k,
-                        int64_t panel, int64_t stream_rows, Body&& body) {
+                        int64_t panel, const FfnStream& stream, Body&& body) {
     // Converting the weights of a panel costs about as much as this many rows do.
     constexpr int64_t panel_cost = 8;
     const int64_t panels = ceil_divide(columns, panel);
@@ -104,7 +118,7 @@ void for_each_ffn_block(int threads, const FfnRows& all, int64_t first, int64_t 
             };
             const int64_t begin = low <= start ? 0 : panel_from(low);
             const int64_t end = high <= start ? 0 : panel_from(high);
-            const int64_t width = (rows <= stream_rows ? ffn_stream_columns : ffn_block_columns) / panel;
+            const int64_t width = (rows <= stream.rows ? stream.columns : ffn_block_columns) / panel;
             for (int64_t p = begin; p < end; p += width) {
                 const int64_t column = p * panel;
                 const int64_t block_columns = std::min(std::min(p + width, end) * panel, columns) - column;

@@ -12,12 +12,13 @@ namespace {
 
 // Rows of weights streamed at a time.
 constexpr int64_t stream_k = 64;
-constexpr int64_t largest_line = std::max(ffn_stream_columns, ffn_block_columns);
+// Integers are dequantised on the way, or unpacked: they gain nothing from longer rows.
+constexpr int64_t stream_integer_columns = 2048;
 // Of a panel, in words of four bytes.
 constexpr int64_t packed_size = fgemm_max_words * fgemm_max_columns;
 // Plain weights made of others, in bytes: int4 of all columns that are streamed; of packed floats those of a panel, where
 // a word is a float32 or two rows of two bytes.
-constexpr int64_t plain_int4_size = std::max(stream_k * ffn_stream_columns, packed_size);
+constexpr int64_t plain_int4_size = std::max(stream_k * stream_integer_columns, packed_size);
 constexpr int64_t plain_float_size = packed_size * static_cast<int64_t>(sizeof(float));
 // Panels of packed weights that are streamed take turns, with so many bytes of each at a time: memory is fastest with
 // several streams.
@@ -68,6 +69,11 @@ struct Scratch {
     uint16_t* halves;
 };
 
+FfnStream stream_of(Dtype weight, int64_t rows) {
+    const bool integer = weight == MOE_INT8 || weight == MOE_INT4;
+    return {rows, integer ? stream_integer_columns : ffn_stream_columns};
+}
+
 WeightKind kind_of(Dtype weight, Dtype x) {
     switch (weight) {
         case MOE_FLOAT16:
@@ -112,8 +118,7 @@ class Products {
                               problem.groups2);
     }
 
-    // Up to this many rows weights are streamed.
-    int64_t stream_rows() const { return fgemm_.stream_rows[index(weight1_.kind)]; }
+    FfnStream stream() const { return stream_of(weight1_.dtype, fgemm_.stream_rows[index(weight1_.kind)]); }
     // At what multiples columns of the products may be cut.
     int64_t first_panel() const { return panel(weight1_); }
     int64_t second_panel() const { return panel(weight2_); }
@@ -176,7 +181,7 @@ class Products {
     }
 
     // Streamed weights without panels have lines of memory.
-    int64_t panel(const Weights& w) const { return problem_.rows <= stream_rows() && !w.panels ? 32 : fgemm_.nr; }
+    int64_t panel(const Weights& w) const { return problem_.rows <= stream().rows && !w.panels ? 32 : fgemm_.nr; }
 
     // Whether sums of a row lie side by side for all columns of the block, and not for those of a panel only, so that the
     // tiles of its rows pass over memory in order.
@@ -196,7 +201,7 @@ class Products {
                 visit(i, j, std::min(piece_columns, block.columns - j), j * block.rows + i * stride);
     }
 
-    bool streamed(const FfnBlock& block) const { return block.rows <= stream_rows(); }
+    bool streamed(const FfnBlock& block) const { return block.rows <= stream().rows; }
 
     // Sums of the block's rows with columns [column, column + block.columns) of the weights.
     void product(const Rows& a, const Weights& w, const FfnBlock& block, int64_t column, const Scratch& scratch,
@@ -446,7 +451,10 @@ void FfnFloat::book(const FfnProblem& problem, const moe_ffn_args& args, Ledger&
     batch_rows_ = ffn_batch_rows(problem.rows, row_bytes, threads);
     if (__builtin_mul_overflow(batch_rows_, row_bytes, &hidden_bytes))
         hidden_bytes = std::numeric_limits<int64_t>::max();
-    sums_size_ = ffn_block_sums(problem.rows, fgemm_max_stream_rows) + fgemm_max_stream_rows * sums_gap;
+    const FfnStream stream = stream_of(args.weight1->dtype, fgemm_max_stream_rows);
+    const int64_t columns = std::max(problem.k2, problem.n2);
+    line_size_ = ffn_widest_block(stream, columns);
+    sums_size_ = ffn_block_sums(problem.rows, stream, columns) + fgemm_max_stream_rows * sums_gap;
     rows_size_ = std::min(problem.rows, ffn_block_rows) * fgemm_row_stride;
     // A single row is streamed by every table; which one runs is known no sooner than then.
     packed_size_ = problem.rows > 1 ? packed_size : 0;
@@ -458,7 +466,7 @@ void FfnFloat::book(const FfnProblem& problem, const moe_ffn_args& args, Ledger&
     plain_ = ledger.book("plain weights", static_cast<uint64_t>(threads * plain_size_));
     sums_ = ledger.book<float>("sums", threads * sums_size_ * (problem.gated ? 2 : 1));
     rows_ = ledger.book<uint32_t>("rows", threads * rows_size_);
-    lines_ = ledger.book<float>("lines", threads * line_count * largest_line);
+    lines_ = ledger.book<float>("lines", threads * line_count * line_size_);
 }
 
 void FfnFloat::run(const FfnProblem& problem, const FfnOperands& operands, const moe_ffn_args& args,
@@ -466,17 +474,17 @@ void FfnFloat::run(const FfnProblem& problem, const FfnOperands& operands, const
     const Products products(problem, operands, args);
     const auto scratch_of = [&](int thread) {
         Scratch scratch;
-        float* lines = workspace.at<float>(lines_) + thread * line_count * largest_line;
+        float* lines = workspace.at<float>(lines_) + thread * line_count * line_size_;
         scratch.packed = workspace.at<uint32_t>(packed_) + thread * packed_size_;
         scratch.plain = workspace.at<char>(plain_) + thread * plain_size_;
         scratch.sums = workspace.at<float>(sums_) + thread * sums_size_ * (problem.gated ? 2 : 1);
         scratch.right_sums = scratch.sums + sums_size_;
         scratch.rows = workspace.at<uint32_t>(rows_) + thread * rows_size_;
         scratch.bias = lines;
-        scratch.right_bias = lines + largest_line;
-        scratch.scale = lines + 2 * largest_line;
-        scratch.offset = lines + 3 * largest_line;
-        scratch.halves = reinterpret_cast<uint16_t*>(lines + 4 * largest_line);
+        scratch.right_bias = lines + line_size_;
+        scratch.scale = lines + 2 * line_size_;
+        scratch.offset = lines + 3 * line_size_;
+        scratch.halves = reinterpret_cast<uint16_t*>(lines + 4 * line_size_);
         return scratch;
     };
     // Then rows take no memory: there may be more of them than can be counted off.
@@ -484,14 +492,12 @@ void FfnFloat::run(const FfnProblem& problem, const FfnOperands& operands, const
     char* hidden = workspace.at<char>(hidden_);
     const FfnRows rows{ends, problem.slices()};
     rows.for_each_batch(batch_rows_, [&](int64_t first, int64_t last) {
-        for_each_ffn_block(workspace.threads(), rows, first, last, problem.k2, problem.k1, products.first_panel(),
-                           products.stream_rows(), [&](int thread, const FfnBlock& block) {
-                               products.first(block, first, hidden, scratch_of(thread));
-                           });
-        for_each_ffn_block(workspace.threads(), rows, first, last, problem.n2, problem.k2, products.second_panel(),
-                           products.stream_rows(), [&](int thread, const FfnBlock& block) {
-                               products.second(block, first, hidden, scratch_of(thread));
-                           });
+        for_each_ffn_block(
+            workspace.threads(), rows, first, last, problem.k2, problem.k1, products.first_panel(), products.stream(),
+            [&](int thread, const FfnBlock& block) { products.first(block, first, hidden, scratch_of(thread)); });
+        for_each_ffn_block(
+            workspace.threads(), rows, first, last, problem.n2, problem.k2, products.second_panel(), products.stream(),
+            [&](int thread, const FfnBlock& block) { products.second(block, first, hidden, scratch_of(thread)); });
     });
 }
 

@@ -23,6 +23,7 @@ class FfnFloat {
     int64_t packed_size_ = 0;
     int64_t plain_size_ = 0;
     int64_t sums_size_ = 0;
+    int64_t line_size_ = 0;
     int64_t rows_size_ = 0;
 };
 

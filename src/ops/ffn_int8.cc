@@ -9,11 +9,9 @@
 namespace moe {
 namespace {
 
-// Up to this many rows weights are streamed.
-constexpr int64_t stream_rows = 3;
-// Rows of weights streamed at a time: they stay in the cache for the few rows of x.
+// Rows of weights streamed at a time: they stay in the second-level cache for the few rows of x.
 constexpr int64_t stream_k = 64;
-constexpr int64_t largest_line = std::max(ffn_stream_columns, ffn_block_columns);
+constexpr FfnStream ffn_stream = {3, 8 * 1024};
 constexpr int64_t rows_size = qgemm_max_rows * ffn_block_k * qgemm_packed_item;
 constexpr int line_count = 5;
 static_assert(ffn_block_k % qgemm_k_unit == 0);
@@ -96,7 +94,7 @@ class Products {
     // Sums of the block's rows, the first of which is row `row` of a, and columns; returns their stride.
     int64_t product(const int8_t* a, int64_t row, const int8_t* w, int64_t k, int64_t n, const FfnBlock& block,
                     const Scratch& scratch) const {
-        const bool streamed = block.rows <= stream_rows;
+        const bool streamed = block.rows <= ffn_stream.rows;
         const int64_t panels = ceil_divide(block.columns, qgemm_.nr);
         const int64_t stride = streamed ? block.columns : panels * qgemm_.nr;
         std::fill_n(scratch.sums, block.rows * stride, 0);
@@ -159,29 +157,31 @@ void FfnInt8::book(const FfnProblem& problem, Ledger& ledger) {
         hidden_bytes = std::numeric_limits<int64_t>::max();
     const int64_t longest = std::min(ffn_block_k, std::max(problem.k1, problem.k2));
     const int64_t packed_k = ceil_divide(longest, qgemm_k_unit) * qgemm_k_unit;
-    packed_size_ = problem.rows > stream_rows ? packed_k * ffn_block_columns * qgemm_packed_item : 0;
-    sums_size_ = ffn_block_sums(problem.rows, stream_rows);
+    packed_size_ = problem.rows > ffn_stream.rows ? packed_k * ffn_block_columns * qgemm_packed_item : 0;
+    const int64_t columns = std::max(problem.k2, problem.n2);
+    line_size_ = ffn_widest_block(ffn_stream, columns);
+    sums_size_ = ffn_block_sums(problem.rows, ffn_stream, columns);
     hidden_ = ledger.book("hidden", static_cast<uint64_t>(hidden_bytes));
     packed_ = ledger.book<unsigned char>("packed weights", threads * packed_size_);
     rows_ = ledger.book<unsigned char>("packed rows", threads * rows_size);
     sums_ = ledger.book<int32_t>("sums", threads * sums_size_);
-    lines_ = ledger.book<float>("lines", threads * line_count * largest_line);
+    lines_ = ledger.book<float>("lines", threads * line_count * line_size_);
 }
 
 void FfnInt8::run(const FfnProblem& problem, const FfnOperands& operands, const moe_ffn_args& args, const int64_t* ends,
                   const Workspace& workspace) {
     const Products products(problem, operands, args.deq_scale1->dtype);
     const auto scratch_of = [&](int thread) {
-        float* lines = workspace.at<float>(lines_) + thread * line_count * largest_line;
+        float* lines = workspace.at<float>(lines_) + thread * line_count * line_size_;
         Scratch scratch;
         scratch.packed = workspace.at<unsigned char>(packed_) + thread * packed_size_;
         scratch.rows = workspace.at<unsigned char>(rows_) + thread * rows_size;
         scratch.sums = workspace.at<int32_t>(sums_) + thread * sums_size_;
         scratch.deq_scale = lines;
-        scratch.scale = lines + largest_line;
-        scratch.offset = lines + 2 * largest_line;
-        scratch.values = lines + 3 * largest_line;
-        scratch.halves = reinterpret_cast<uint16_t*>(lines + 4 * largest_line);
+        scratch.scale = lines + line_size_;
+        scratch.offset = lines + 2 * line_size_;
+        scratch.values = lines + 3 * line_size_;
+        scratch.halves = reinterpret_cast<uint16_t*>(lines + 4 * line_size_);
         return scratch;
     };
     // Then rows take no memory: there may be more of them than can be counted off.
@@ -190,10 +190,10 @@ void FfnInt8::run(const FfnProblem& problem, const FfnOperands& operands, const 
     const FfnRows rows{ends, problem.slices()};
     rows.for_each_batch(batch_rows_, [&](int64_t first, int64_t last) {
         for_each_ffn_block(
-            workspace.threads(), rows, first, last, problem.k2, problem.k1, products.panel(), stream_rows,
+            workspace.threads(), rows, first, last, problem.k2, problem.k1, products.panel(), ffn_stream,
             [&](int thread, const FfnBlock& block) { products.first(block, first, hidden, scratch_of(thread)); });
         for_each_ffn_block(
-            workspace.threads(), rows, first, last, problem.n2, problem.k2, products.panel(), stream_rows,
+            workspace.threads(), rows, first, last, problem.n2, problem.k2, products.panel(), ffn_stream,
             [&](int thread, const FfnBlock& block) { products.second(block, first, hidden, scratch_of(thread)); });
     });
 }

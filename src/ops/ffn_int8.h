@@ -18,6 +18,7 @@ class FfnInt8 {
     int64_t batch_rows_ = 0;
     int64_t packed_size_ = 0;
     int64_t sums_size_ = 0;
+    int64_t line_size_ = 0;
 };
 
 }  // namespace moe

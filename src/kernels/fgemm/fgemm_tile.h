@@ -25,7 +25,8 @@ struct F32 {
 // memory is fastest with several streams and no bursts, and the processor's own prefetching starts anew in every page.
 constexpr int rows_at_once = 8;
 constexpr int line_bytes = 64;
-constexpr int64_t lines_ahead = 8;
+// Half as many make some processors read at three quarters of their rate.
+constexpr int64_t lines_ahead = 16;
 
 inline void fetch_line(const void* line) {
     __builtin_prefetch(line, 0, 3);
