@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -21,14 +22,23 @@ SAMPLED_COLUMNS = 96
 SKEW = 0.6
 #: Tokens of a block whose float32 values stay in the cache.
 BLOCK = 64
-#: Input sets together are so many times as large as the largest cache, but there are no more than MOST_SETS.
+#: Input sets together are so many times as large as the largest cache, but there are no more than MOST_SETS, and what
+#: the contenders keep of them takes no more than MEMORY of the machine's memory.
 CACHES = 3
 MOST_SETS = 16
+MEMORY = 0.5
 
 
-def sets_for(size: int) -> int:
-    """How many input sets of this size leave nothing of the first in a cache when it is its turn again."""
-    return min(max(1, -(-CACHES * cache_bytes() // size)), MOST_SETS)
+def sets_for(size: int, copies: int = 3) -> int:
+    """How many input sets of this size leave nothing of the first in a cache when it is its turn again.
+
+    Args:
+        size: Bytes of a set.
+        copies: How many times that much all contenders together keep of a set, prepared in their own ways.
+    """
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    most = min(MOST_SETS, int(MEMORY * memory) // (copies * size))
+    return max(1, min(-(-CACHES * cache_bytes() // size), most))
 
 
 def int8(shape: tuple[int, ...], seed: int) -> Array:

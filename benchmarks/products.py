@@ -66,7 +66,8 @@ def integer_weights(dtype: str, e: int, k: int, n: int, rng: np.random.Generator
     """Weights of int8 or int4."""
     int4 = dtype == "int4"
     columns = n // 2 if int4 else n  # bytes of a row
-    sets = range(sets_for(e * k * columns))
+    # In bytes of int8: plain, stored and packed ones, float32 for NumPy, two forms for the other peers.
+    sets = range(sets_for(e * k * columns, 9 * n // columns))
     plain = given = [int8((e, k, columns), 3 + s) for s in sets]
     scale = rng.uniform(0.5, 1.5, (e, n)).astype(np.float32) / np.float32((4.6 if int4 else 74) * np.sqrt(k))
     biases: Sequence[Array | None] = [None] * len(sets)
@@ -244,7 +245,8 @@ def prepare_ffn(spec: Mapping[str, Any], peer: Peer) -> Work:
     counts = np.array(spec["counts"]) if "counts" in spec else None
     m = spec["rows"] if counts is None else int(counts.sum())
     e = 1 if counts is None else len(counts)
-    sets = sets_for(e * (k1 * n1 + n1 * n2) * dtype.itemsize)
+    # As given, packed, as float32 for NumPy, two forms for the other peers.
+    sets = sets_for(e * (k1 * n1 + n1 * n2) * dtype.itemsize, 4 + 4 // dtype.itemsize)
     lead = () if counts is None else (e,)
     x = floats((m, k1), dtype, 1)
     w1 = [floats((*lead, k1, n1), dtype, 2 + s, k1**-0.5) for s in range(sets)]

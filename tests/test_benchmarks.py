@@ -2,12 +2,14 @@
 
 import json
 import math
+import os
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 import moe_native
+from moe_native.benchmarks import common
 from moe_native.cli import app
 
 TINY = """
@@ -413,6 +415,19 @@ def test_floor_and_targets():
     assert not work.met(ours)
     assert work.met(peer) is None
     assert not math.isnan(work.floor_seconds)
+
+
+def test_input_sets_outgrow_the_cache_and_not_the_memory(monkeypatch):
+    monkeypatch.setattr(common, "cache_bytes", lambda: 1 << 20)
+    assert common.sets_for(1 << 20) == 3
+    assert common.sets_for((1 << 20) - 1) == 4
+    assert common.sets_for(1 << 30) == 1
+    assert common.sets_for(1) == common.MOST_SETS
+    monkeypatch.setattr(common, "cache_bytes", lambda: 1 << 40)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert common.sets_for(memory // 100, copies=10) == 5
+    assert common.sets_for(memory // 100, copies=20) == 2
+    assert common.sets_for(memory, copies=20) == 1
 
 
 def test_error_is_seen():
