@@ -40,6 +40,9 @@ Caches ask_system() {
     return caches;
 }
 
+// Larger ones are shared by many cores, and by the other guests of a host: no program has them for itself.
+constexpr int64_t most_of_last_level = int64_t{64} << 20;
+
 Caches ask() {
     Caches caches;
 #if defined(_SC_LEVEL2_CACHE_SIZE) && defined(_SC_LEVEL3_CACHE_SIZE)
@@ -49,6 +52,7 @@ Caches ask() {
     if (caches.second_level <= 0 || caches.last_level <= 0) caches = ask_system();
     if (caches.second_level <= 0) caches.second_level = int64_t{1} << 20;
     if (caches.last_level <= 0) caches.last_level = int64_t{32} << 20;
+    caches.last_level = std::min(caches.last_level, most_of_last_level);
     return caches;
 }
 

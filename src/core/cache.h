@@ -5,8 +5,8 @@
 
 namespace moe {
 
-// The second level, which a thread usually has for itself, and the last one, which threads share. Asked once; where
-// neither the C library nor the system knows, what small servers have.
+// The second level, which a thread usually has for itself, and the last one, which threads share, up to 64 MiB of it.
+// Asked once; where neither the C library nor the system knows, what small servers have.
 int64_t second_level_cache_bytes();
 int64_t last_level_cache_bytes();
 
