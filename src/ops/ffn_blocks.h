@@ -31,9 +31,6 @@ struct FfnStream {
     int64_t rows;     // at most
     int64_t columns;  // of the widest block, a multiple of 64
 };
-// Where nothing speaks against it, blocks are so wide that most rows of weights are read from end to end: gaps between
-// what is read cost up to half of the memory's rate.
-constexpr int64_t ffn_stream_columns = 16 * 1024;
 
 // Columns of the widest block of products of `columns`.
 inline int64_t ffn_widest_block(const FfnStream& stream, int64_t columns) {
@@ -42,10 +39,9 @@ inline int64_t ffn_widest_block(const FfnStream& stream, int64_t columns) {
     return std::max(ffn_block_columns, padded);
 }
 
-// Sums that a thread must have room for.
-inline int64_t ffn_block_sums(int64_t rows, const FfnStream& stream, int64_t columns) {
-    return std::max(std::min(rows, ffn_block_rows) * ffn_block_columns,
-                    std::min(rows, stream.rows) * ffn_widest_block(stream, columns));
+// Sums that a thread must have room for; `widest` as ffn_widest_block says.
+inline int64_t ffn_block_sums(int64_t rows, const FfnStream& stream, int64_t widest) {
+    return std::max(std::min(rows, ffn_block_rows) * ffn_block_columns, std::min(rows, stream.rows) * widest);
 }
 
 // Cuts n into as few parts of at most `most` as there may be, evenly up to multiples of `unit`: the size of all but the

@@ -12,7 +12,9 @@ namespace {
 
 // Rows of weights streamed at a time.
 constexpr int64_t stream_k = 64;
-// Integers are dequantised on the way, or unpacked: they gain nothing from longer rows.
+// Of the widest block that is streamed. Most rows of floats are read from end to end: gaps between what is read cost up
+// to half of the memory's rate. Integers are dequantised on the way, or unpacked: they gain nothing from longer rows.
+constexpr int64_t stream_float_columns = 16 * 1024;
 constexpr int64_t stream_integer_columns = 2048;
 // Of a panel, in words of four bytes.
 constexpr int64_t packed_size = fgemm_max_words * fgemm_max_columns;
@@ -71,7 +73,7 @@ struct Scratch {
 
 FfnStream stream_of(Dtype weight, int64_t rows) {
     const bool integer = weight == MOE_INT8 || weight == MOE_INT4;
-    return {rows, integer ? stream_integer_columns : ffn_stream_columns};
+    return {rows, integer ? stream_integer_columns : stream_float_columns};
 }
 
 WeightKind kind_of(Dtype weight, Dtype x) {
@@ -452,9 +454,8 @@ void FfnFloat::book(const FfnProblem& problem, const moe_ffn_args& args, Ledger&
     if (__builtin_mul_overflow(batch_rows_, row_bytes, &hidden_bytes))
         hidden_bytes = std::numeric_limits<int64_t>::max();
     const FfnStream stream = stream_of(args.weight1->dtype, fgemm_max_stream_rows);
-    const int64_t columns = std::max(problem.k2, problem.n2);
-    line_size_ = ffn_widest_block(stream, columns);
-    sums_size_ = ffn_block_sums(problem.rows, stream, columns) + fgemm_max_stream_rows * sums_gap;
+    line_size_ = ffn_widest_block(stream, std::max(problem.k2, problem.n2));
+    sums_size_ = ffn_block_sums(problem.rows, stream, line_size_) + fgemm_max_stream_rows * sums_gap;
     rows_size_ = std::min(problem.rows, ffn_block_rows) * fgemm_row_stride;
     // A single row is streamed by every table; which one runs is known no sooner than then.
     packed_size_ = problem.rows > 1 ? packed_size : 0;

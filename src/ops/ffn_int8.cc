@@ -158,9 +158,8 @@ void FfnInt8::book(const FfnProblem& problem, Ledger& ledger) {
     const int64_t longest = std::min(ffn_block_k, std::max(problem.k1, problem.k2));
     const int64_t packed_k = ceil_divide(longest, qgemm_k_unit) * qgemm_k_unit;
     packed_size_ = problem.rows > ffn_stream.rows ? packed_k * ffn_block_columns * qgemm_packed_item : 0;
-    const int64_t columns = std::max(problem.k2, problem.n2);
-    line_size_ = ffn_widest_block(ffn_stream, columns);
-    sums_size_ = ffn_block_sums(problem.rows, ffn_stream, columns);
+    line_size_ = ffn_widest_block(ffn_stream, std::max(problem.k2, problem.n2));
+    sums_size_ = ffn_block_sums(problem.rows, ffn_stream, line_size_);
     hidden_ = ledger.book("hidden", static_cast<uint64_t>(hidden_bytes));
     packed_ = ledger.book<unsigned char>("packed weights", threads * packed_size_);
     rows_ = ledger.book<unsigned char>("packed rows", threads * rows_size);
